@@ -1,0 +1,1 @@
+../../shared/facade/__init__.py

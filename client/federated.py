@@ -1,0 +1,110 @@
+"""A text device as the federation sees it: trains the shared vector, keeps everything else.
+
+Needs the ``train`` extra.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..privacy.noise import NoiseSource, SecureNoise
+from ..privacy.plan import PrivacyPlan
+from ..shared.adapters import Array
+from ..shared.errors import PrivacyError, TooLittleDataError
+from ..shared.forms import SharedForm
+from .device import Device
+from .training.adapted import AdaptedTwin
+from .training.shared import SharedTraining
+
+__all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice"]
+
+MIN_RECORDS = 32  # fewer records can only take part at a sampling rate that hides nothing
+MAX_RECORD_TOKENS = 96
+
+
+@dataclass
+class FederatedTextDevice:
+    """Implements the ``FederatedDevice`` protocol of :mod:`locavore.client.app`.
+
+    Args:
+        device: whose consented records are trained on.
+        twin: the torch twin of the device's base.
+        form: the shared form that the federation trains.
+        plan: the federation's privacy plan.
+        noise: per round, where sampling and noise come from; the default is a fresh
+            cryptographic source.
+        evaluate: called with the shared vector after each round; its result stays here.
+        ledger: JSON-lines file to which every round's cost is appended before it is trained.
+    """
+
+    device: Device
+    twin: AdaptedTwin
+    form: SharedForm
+    plan: PrivacyPlan
+    noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
+    evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
+    ledger: Path | None = None
+
+    @property
+    def base_id(self) -> str:
+        """The base that the shared vector belongs to."""
+        return self.device.model.base_id
+
+    @property
+    def plan_digest(self) -> str:
+        """Identifies the plan that this device agreed to."""
+        return self.plan.digest
+
+    def records(self) -> list[list[int]]:
+        """Token ids of the records that may be federated, one a record, cut to the maximum."""
+        texts = self.device.training_texts(federate=True)
+        encoded = (self.device.model.encode(text)[:MAX_RECORD_TOKENS] for text in texts)
+        return [ids for ids in encoded if len(ids) > 1]
+
+    def train_shared(self, theta: Array, *, round: int) -> Array:
+        """One round of private training; returns the noised change of ``theta``.
+
+        Raises:
+            PrivacyError: the plan has no such round, so its ε would be exceeded.
+            TooLittleDataError: fewer than :data:`MIN_RECORDS` records may be federated.
+        """
+        if not 1 <= round <= self.plan.rounds:
+            raise PrivacyError(f"round must be 1..{self.plan.rounds} as in the plan, got {round}")
+        records = self.records()
+        if len(records) < MIN_RECORDS:
+            raise TooLittleDataError(
+                f"{len(records)} records may be federated, at least {MIN_RECORDS} are needed; "
+                "this device personalises by retrieval only"
+            )
+        self._charge(round, len(records))
+        training = SharedTraining(
+            twin=self.twin,
+            form=self.form,
+            plan=self.plan,
+            records=records,
+            noise=self.noise(round),
+            start=self.device.model.start,
+        )
+        return training.round(theta)
+
+    def evaluate_shared(self, theta: Array, *, round: int) -> None:
+        """Let the device measure the new shared adapter for itself; nothing is returned."""
+        self.evaluate(theta, round)
+
+    def _charge(self, round: int, records: int) -> None:
+        """Write down what the round costs before a single record is looked at."""
+        if self.ledger is None:
+            return
+        entry: dict[str, Any] = {
+            "round": round,
+            "plan": self.plan.digest,
+            "sampling_rate": self.plan.sampling_rate(records),
+            "noise_multiplier": self.plan.noise_multiplier,
+            "steps": self.plan.local_steps,
+        }
+        with self.ledger.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")

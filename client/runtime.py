@@ -1,0 +1,313 @@
+"""The on-device text runtime: numpy, ONNX Runtime and tokenizers, nothing else.
+
+Batches are padded on the right. Padding is masked and positions go on from each row's true
+length, so a row's result does not depend on what it was batched with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ..shared.adapters import Adapter, Array, compose
+from ..shared.causal_graph import CausalGraph, Past, Step
+from ..shared.errors import BadInputError, ContextLengthError
+from ..shared.packages import Package, open_package
+from .sampling import Sampling, choose
+
+__all__ = ["Completion", "Generation", "TextModel"]
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a text is generated.
+
+    Args:
+        max_tokens: how many tokens at most.
+        stop: strings that end a text; they are not part of it.
+        sampling: how tokens are chosen.
+    """
+
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise BadInputError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if "" in self.stop:
+            raise BadInputError("a stop string must not be empty")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text, its number of tokens, and why it ended: ``eos``, ``stop``, ``length``."""
+
+    text: str
+    tokens: int
+    reason: str
+
+
+class TextModel:
+    """A verified base with at most one live adapter (compose several into one)."""
+
+    def __init__(self, package: Package, *, threads: int = 0) -> None:
+        self._graph = CausalGraph(package, threads=threads)
+        self._tokenizer = Tokenizer.from_file(str(package.path(TOKENIZER)))
+        details = package.manifest.details
+        self._bos: int | None = details["special"]["bos"]
+        self._eos: int | None = details["special"]["eos"]
+        self._chat: tuple[str, str] | None = tuple(details["chat"]) if details["chat"] else None
+        self.max_tokens: int = details["max_tokens"]
+        self.package = package
+
+    @classmethod
+    def open(cls, folder: Path, *, trusted: Iterable[bytes], threads: int = 0) -> TextModel:
+        """Verify a package and load it; see :func:`locavore.shared.packages.open_package`."""
+        return cls(open_package(folder, trusted=trusted), threads=threads)
+
+    @property
+    def base_id(self) -> str:
+        """The base that adapters must belong to."""
+        return self._graph.base_id
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The base without an adapter for the duration of the block."""
+        live = self._graph.adapter
+        self._graph.attach(None)
+        try:
+            yield
+        finally:
+            self._graph.attach(live)
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """Site name to ``(in, out)`` of every layer that takes an adapter."""
+        return self._graph.sites
+
+    def attach(self, *adapters: Adapter) -> None:
+        """Make the sum of ``adapters`` live; none gives the bare base.
+
+        Raises:
+            AdapterError: an adapter belongs to another base or does not fit.
+        """
+        self._graph.attach(compose(*adapters) if adapters else None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens in front."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def chat_prompt(self, request: str) -> str:
+        """Wrap a request in the base's chat template.
+
+        Raises:
+            BadInputError: the base has no chat template.
+        """
+        if self._chat is None:
+            raise BadInputError(f"base {self.base_id!r} has no chat template; use mode='continue'")
+        return self._chat[0] + request + self._chat[1]
+
+    def generate(self, prompts: Sequence[str], how: Generation | None = None) -> list[Completion]:
+        """Complete a batch of prompts.
+
+        Raises:
+            BadInputError: no prompt.
+            ContextLengthError: a prompt and ``max_tokens`` exceed the base's context.
+        """
+        if not prompts:
+            raise BadInputError("generate needs at least one prompt")
+        how = how or Generation()
+        rows = [
+            _Row(self, self._prompt_ids(prompt, how), how, i) for i, prompt in enumerate(prompts)
+        ]
+        for _ in self._steps(rows):
+            pass
+        return [row.completion() for row in rows]
+
+    def stream(self, prompt: str, how: Generation | None = None) -> Iterator[str]:
+        """Complete one prompt, yielding pieces of text as they become certain."""
+        how = how or Generation()
+        row = _Row(self, self._prompt_ids(prompt, how), how, 0)
+        sent = 0
+        for _ in self._steps([row]):
+            stable = row.stable_text()
+            if len(stable) > sent:
+                yield stable[sent:]
+                sent = len(stable)
+        rest = row.completion().text[sent:]
+        if rest:
+            yield rest
+
+    def score(self, contexts: Sequence[str], targets: Sequence[str]) -> list[Array]:
+        """Per-token loss of each target after its context.
+
+        Returns:
+            For every pair the negative log-likelihood (nats) of each of the target's tokens.
+
+        Raises:
+            BadInputError: an empty target, or lists of different lengths.
+            ContextLengthError: a pair exceeds the base's context.
+        """
+        if len(contexts) != len(targets):
+            raise BadInputError(f"{len(contexts)} contexts do not match {len(targets)} targets")
+        return self.score_ids([self.encode(c) for c in contexts], [self.encode(t) for t in targets])
+
+    def score_ids(
+        self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+    ) -> list[Array]:
+        """:meth:`score` for token ids."""
+        if any(not target for target in targets):
+            raise BadInputError("a target to be scored must not be empty")
+        start = self.start
+        sequences = [[*start, *c, *t] for c, t in zip(contexts, targets, strict=True)]
+        for sequence in sequences:
+            self._require_fit(len(sequence))
+        firsts = [len(s) - len(t) - 1 for s, t in zip(sequences, targets, strict=True)]
+        if min(firsts, default=0) < 0:
+            raise BadInputError("this base has no start token: every target needs a context")
+        first, last = min(firsts), max(map(len, sequences)) - 1
+        ids, mask, positions = _right_padded(sequences)
+        keep = np.arange(first, last)
+        logits = self._graph.run(
+            ids, mask, positions, keep, self._graph.empty_past(len(sequences))
+        ).logits
+        return [
+            _token_losses(logits[i, begin - first :], np.array(target))
+            for i, (begin, target) in enumerate(zip(firsts, targets, strict=True))
+        ]
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Next-token logits ``(len(ids), V)`` at every position, under the live adapter."""
+        logits: Array = self._whole(ids).logits[0]
+        return logits
+
+    def hidden_states(self, ids: Sequence[int]) -> Array:
+        """Last hidden states ``(len(ids), D)`` of a text, under the live adapter."""
+        hidden: Array = self._whole(ids).hidden[0]
+        return hidden
+
+    def _whole(self, ids: Sequence[int]) -> Step:
+        self._require_fit(len(ids))
+        padded, mask, positions = _right_padded([ids])
+        return self._graph.run(
+            padded, mask, positions, np.arange(len(ids)), self._graph.empty_past(1)
+        )
+
+    @property
+    def start(self) -> list[int]:
+        """What every sequence begins with, so that even its first word has a context."""
+        anchor = self._bos if self._bos is not None else self._eos
+        return [] if anchor is None else [anchor]
+
+    def _prompt_ids(self, prompt: str, how: Generation) -> list[int]:
+        ids = [*self.start, *self.encode(prompt)]
+        if not ids:
+            raise BadInputError("the prompt is empty")
+        self._require_fit(len(ids) + how.max_tokens)
+        return ids
+
+    def _require_fit(self, tokens: int) -> None:
+        if tokens > self.max_tokens:
+            raise ContextLengthError(
+                f"{tokens} tokens do not fit in the base's context of {self.max_tokens}; "
+                "shorten the prompt or ask for fewer tokens"
+            )
+
+    def _steps(self, rows: list[_Row]) -> Iterator[None]:
+        """Prefill, then decode until every row is done."""
+        ids, mask, positions = _right_padded([row.ids for row in rows])
+        lengths = np.array([len(row.ids) for row in rows])
+        keep = np.unique(lengths - 1)
+        step = self._graph.run(ids, mask, positions, keep, self._graph.empty_past(len(rows)))
+        logits = step.logits[np.arange(len(rows)), np.searchsorted(keep, lengths - 1)]
+        past: Past = step.past
+        while True:
+            tokens = [row.advance(logits[i]) for i, row in enumerate(rows)]
+            yield
+            if all(row.reason for row in rows):
+                return
+            mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], axis=1)
+            step = self._graph.run(
+                np.array(tokens)[:, None], mask, lengths[:, None], np.zeros(1, np.int64), past
+            )
+            logits, past = step.logits[:, 0], step.past
+            lengths = lengths + 1
+
+
+class _Row:
+    """One prompt of a batch while it is being completed."""
+
+    def __init__(self, model: TextModel, ids: list[int], how: Generation, index: int) -> None:
+        self.ids = ids
+        self.reason = ""
+        self._model = model
+        self._how = how
+        self._new: list[int] = []
+        self._rng = np.random.default_rng([how.sampling.seed, index])
+        self._text = ""
+
+    def advance(self, logits: Array) -> int:
+        """Choose the next token; a finished row feeds its last token on."""
+        if self.reason:
+            return self.ids[-1]
+        token = choose(logits, [*self.ids, *self._new], self._how.sampling, self._rng)
+        if token == self._model._eos:
+            self.reason = "eos"
+            return token
+        self._new.append(token)
+        self._text = self._model.decode(self._new)
+        if any(stop in self._text for stop in self._how.stop):
+            self.reason = "stop"
+        elif len(self._new) >= self._how.max_tokens:
+            self.reason = "length"
+        return token
+
+    def stable_text(self) -> str:
+        """The text that later tokens cannot change: no half character, no possible stop string."""
+        text = self._cut()
+        if self.reason:
+            return text
+        text = text.rstrip("\ufffd")  # byte-fallback tokenizers write one for every byte
+        held = max((len(stop) for stop in self._how.stop), default=1) - 1
+        return text[: len(text) - held] if held else text
+
+    def completion(self) -> Completion:
+        return Completion(self._cut(), len(self._new), self.reason)
+
+    def _cut(self) -> str:
+        ends = [at for stop in self._how.stop if (at := self._text.find(stop)) >= 0]
+        return self._text[: min(ends)] if ends else self._text
+
+
+def _right_padded(
+    sequences: Sequence[Sequence[int]],
+) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.int64]], ...]:
+    longest = max(map(len, sequences))
+    ids = np.zeros((len(sequences), longest), np.int64)
+    mask = np.zeros_like(ids)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = sequence
+        mask[i, : len(sequence)] = 1
+    return ids, mask, np.tile(np.arange(longest), (len(sequences), 1))
+
+
+def _token_losses(logits: Array, target: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Array:
+    rows = logits[: len(target)]
+    peak = rows.max(axis=1, keepdims=True)
+    total = np.log(np.exp(rows - peak).sum(axis=1)) + peak[:, 0]
+    losses: Array = total - rows[np.arange(len(target)), target]
+    return losses

@@ -1,0 +1,147 @@
+"""The export check: a package is refused when its graph and its torch twin disagree.
+
+Logits are compared on real text, with and without an adapter. "rel" is the relative L2 distance
+of the logits. Weight-only precisions round activations to 8 bits inside the kernels and
+``int8-dynamic`` rounds them in the graph, so their tolerances are wider than that of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..shared.adapters import Adapter, Array
+from ..shared.causal_graph import CausalGraph
+from ..shared.errors import ExportMismatchError
+from ..shared.packages import Package
+from ..shared.twin import open_twin
+from .quantize import Precision
+
+__all__ = ["TOLERANCE", "ExportReport", "check_package"]
+
+TOLERANCE: dict[Precision, float] = {
+    "float32": 1e-4,
+    "int8": 0.04,
+    "int4": 0.06,
+    "int8-dynamic": 0.2,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What the check measured.
+
+    Args:
+        rel_base: graph against twin, bare base.
+        rel_adapter: graph against twin, with an adapter whose effect is of the logits' size.
+        tolerance: the bound that both stayed under.
+        nll_float: mean next-token loss (nats) of the float original on the texts.
+        nll_graph: the same for the exported graph.
+        size_ratio: bytes of the package's data over bytes of the float32 parameters.
+    """
+
+    rel_base: float
+    rel_adapter: float
+    tolerance: float
+    nll_float: float
+    nll_graph: float
+    size_ratio: float
+
+    def sentence(self) -> str:
+        """One line for people."""
+        return (
+            f"graph vs twin: base {self.rel_base:.1e}, with adapter {self.rel_adapter:.1e} "
+            f"(tolerance {self.tolerance:.0e}); loss {self.nll_float:.3f} float -> "
+            f"{self.nll_graph:.3f}; size {self.size_ratio:.3f} of float32"
+        )
+
+
+def check_package(
+    package: Package,
+    original: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    precision: Precision,
+) -> ExportReport:
+    """Compare graph, twin and float original on ``texts`` (token ids).
+
+    Raises:
+        ExportMismatchError: graph and twin differ by more than the stated tolerance.
+    """
+    graph, twin = CausalGraph(package), open_twin(package)
+    adapter = _probe_adapter(graph)
+    base = [_graph_logits(graph, text) for text in texts]
+    rel_base = _rel(base, [_torch_logits(twin, text) for text in texts])
+    graph.attach(adapter)
+    adapted = [_graph_logits(graph, text) for text in texts]
+    handles = _attach_twin(twin, adapter)
+    rel_adapter = _rel(adapted, [_torch_logits(twin, text) for text in texts])
+    for handle in handles:
+        handle.remove()
+    parameters = sum(p.numel() * 4 for p in original.parameters())
+    report = ExportReport(
+        rel_base=rel_base,
+        rel_adapter=rel_adapter,
+        tolerance=TOLERANCE[precision],
+        nll_float=_nll([_torch_logits(original, text) for text in texts], texts),
+        nll_graph=_nll(base, texts),
+        size_ratio=package.path("model.onnx.data").stat().st_size / parameters,
+    )
+    if not (rel_base <= report.tolerance and rel_adapter <= report.tolerance):  # NaN fails too
+        raise ExportMismatchError(f"{package.base_id} is refused: {report.sentence()}")
+    return report
+
+
+def _probe_adapter(graph: CausalGraph, rank: int = 4) -> Adapter:
+    rng = np.random.default_rng(0)
+    factors = {}
+    for site, (width_in, width_out) in graph.sites.items():
+        a = rng.standard_normal((width_in, rank)).astype(np.float32) / np.float32(width_in**0.5)
+        b = rng.standard_normal((rank, width_out)).astype(np.float32)
+        factors[site] = (a, b * np.float32(0.05 / width_out**0.5))
+    return Adapter(graph.base_id, factors)
+
+
+def _attach_twin(
+    twin: PreTrainedModel, adapter: Adapter
+) -> list[torch.utils.hooks.RemovableHandle]:
+    def hook(a: torch.Tensor, b: torch.Tensor):  # type: ignore[no-untyped-def]
+        return lambda _m, inputs, output: output + (inputs[0] @ a) @ b
+
+    return [
+        twin.get_submodule(site).register_forward_hook(hook(torch.tensor(a), torch.tensor(b)))
+        for site, (a, b) in adapter.factors.items()
+    ]
+
+
+def _graph_logits(graph: CausalGraph, text: Sequence[int]) -> Array:
+    ids = np.array([text], np.int64)
+    positions = np.arange(len(text))[None]
+    step = graph.run(ids, np.ones_like(ids), positions, positions[0], graph.empty_past(1))
+    logits: Array = step.logits[0]
+    return logits
+
+
+def _torch_logits(model: PreTrainedModel, text: Sequence[int]) -> Array:
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([list(text)]), use_cache=False)
+    logits: Array = out.logits[0].numpy()
+    return logits
+
+
+def _rel(found: list[Array], expected: list[Array]) -> float:
+    a, b = np.concatenate(found), np.concatenate(expected)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def _nll(logits: list[Array], texts: Sequence[Sequence[int]]) -> float:
+    losses = []
+    for values, text in zip(logits, texts, strict=True):
+        peak = values.max(axis=1, keepdims=True)
+        total = np.log(np.exp(values - peak).sum(axis=1)) + peak[:, 0]
+        rows = np.arange(len(text) - 1)
+        losses.append(total[:-1] - values[rows, np.array(text[1:])])
+    return float(np.concatenate(losses).mean())

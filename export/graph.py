@@ -1,0 +1,156 @@
+"""Passes over a traced float graph that make it small, fast and ready for quantization."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+from ..shared.errors import PackageError
+
+__all__ = ["LINEAR_SUFFIX", "fuse_attention", "optimize", "pin_linears", "prepare"]
+
+LINEAR_SUFFIX = ".transposed"  # marks the (in, out) initializer of a linear layer
+_WRAPPER = "model."  # the tracer's wrapper module in front of every parameter name
+
+
+def prepare(model: ir.Model) -> dict[str, int]:
+    """Run every pass in order and return how often each rewrote something."""
+    strip_wrapper(model)
+    linears = pin_linears(model)
+    optimize(model)
+    fused = fuse_attention(model)
+    expose_hidden(model)
+    return {"linears": linears, "attentions": fused}
+
+
+def strip_wrapper(model: ir.Model) -> None:
+    """Give initializers the parameter names of the Hugging Face model."""
+    for value in list(model.graph.initializers.values()):
+        if value.name is not None and value.name.startswith(_WRAPPER):
+            value.name = value.name.removeprefix(_WRAPPER)
+
+
+def pin_linears(model: ir.Model) -> int:
+    """Turn ``MatMul(x, Transpose(W))`` into ``MatMul(x, W^T)`` with a named initializer.
+
+    Done before any optimizer, which would fold the transpose into a nameless constant.
+    """
+    graph, pinned = model.graph, 0
+    for node in list(graph):
+        if node.op_type not in ("MatMul", "Gemm"):
+            continue
+        weight = node.inputs[1]
+        producer = weight.producer() if weight is not None else None
+        if producer is None or producer.op_type != "Transpose":
+            continue
+        source = producer.inputs[0]
+        if source is None or source.const_value is None or source.const_value.shape is None:
+            continue
+        if len(source.const_value.shape) != 2:
+            continue
+        node.replace_input_with(1, _transposed(graph, source))
+        pinned += 1
+    RemoveUnusedNodesPass()(model)
+    return pinned
+
+
+def _transposed(graph: ir.Graph, source: ir.Value) -> ir.Value:
+    name = f"{source.name}{LINEAR_SUFFIX}"
+    if name in graph.initializers:
+        return graph.initializers[name]
+    assert source.const_value is not None
+    array = np.ascontiguousarray(source.const_value.numpy().T)
+    return new_initializer(graph, name, ir.tensor(array, name=name))
+
+
+def expose_hidden(model: ir.Model) -> None:
+    """Add the output head's input as the graph output ``hidden``: it costs nothing."""
+    value: ir.Value | None = model.graph.outputs[0]
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type in ("MatMul", "Gemm"):
+            hidden = ir.node("Identity", [node.inputs[0]])
+            hidden.outputs[0].name = "hidden"
+            hidden.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+            hidden.outputs[0].shape = node.inputs[0].shape if node.inputs[0] else None
+            model.graph.insert_before(node, hidden)
+            model.graph.outputs.append(hidden.outputs[0])
+            return
+        value = node.inputs[0]
+    raise PackageError("the graph has no output head")
+
+
+def new_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Register a constant in the graph and return its value."""
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(tensor.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def optimize(model: ir.Model) -> None:
+    """Fold constants, fuse rotary embeddings and norms, and merge equal nodes."""
+    onnxscript.optimizer.optimize_ir(model)
+    CommonSubexpressionEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)
+
+
+def fuse_attention(model: ir.Model) -> int:
+    """Let ``Attention`` take the cache itself and share key heads between query heads.
+
+    The tracer writes grouped-query attention as Concat(past, new), Unsqueeze, Expand, Reshape
+    in front of ``Attention``; the operator (ONNX opset 23) does all of it. Layers that do not
+    match the pattern are left as they are.
+    """
+    graph, fused = model.graph, 0
+    for node in list(graph):
+        if node.op_type != "Attention" or len(node.inputs) > 4:
+            continue
+        key, value = (_cache_concat(v) for v in node.inputs[1:3])
+        if key is None or value is None:
+            continue
+        _replace_attention(graph, node, key, value)
+        fused += 1
+    RemoveUnusedNodesPass()(model)
+    return fused
+
+
+def _cache_concat(value: ir.Value | None) -> ir.Node | None:
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "Concat":
+            past = node.inputs[0]
+            is_cache = past is not None and past.is_graph_input() and len(node.inputs) == 2
+            return node if is_cache else None
+        if node.op_type not in ("Reshape", "Expand", "Unsqueeze"):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _replace_attention(graph: ir.Graph, node: ir.Node, key: ir.Node, value: ir.Node) -> None:
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    fused = ir.node(
+        "Attention",
+        [node.inputs[0], key.inputs[1], value.inputs[1], mask, key.inputs[0], value.inputs[0]],
+        attributes={name: attr.value for name, attr in node.attributes.items()},
+        num_outputs=3,
+    )
+    graph.insert_before(node, fused)
+    node.outputs[0].replace_all_uses_with(fused.outputs[0])
+    for concat, present in ((key, fused.outputs[1]), (value, fused.outputs[2])):
+        take_over_output(graph, concat.outputs[0], present)
+
+
+def take_over_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let ``new`` become the graph output that ``old`` was, under its name."""
+    name = old.name
+    new.shape, new.type = old.shape, old.type
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
+    old.name, new.name = f"{name}.unused", name

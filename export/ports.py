@@ -1,0 +1,93 @@
+"""LoRA ports: every linear layer of a graph takes an adapter as plain inputs.
+
+``y += (x @ A) @ B`` is injected after quantization, so the adapter's branch stays float. The
+inputs are required and have a dynamic rank; rank 0 is "no adapter". Overridable initializers
+would be ignored by some ONNX Runtime bindings and refused by others; plain inputs work in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..shared.causal_graph import A_PORT, B_PORT
+from ..shared.errors import BadInputError
+from .graph import LINEAR_SUFFIX
+
+__all__ = ["Port", "find_ports", "inject_ports"]
+
+_RANK = "lora_rank"
+
+
+@dataclass(frozen=True)
+class Port:
+    """Input and output value names and widths of one linear layer."""
+
+    x: str
+    y: str
+    width_in: int
+    width_out: int
+
+
+def find_ports(model: ir.Model) -> dict[str, Port]:
+    """Every pinned linear layer inside the decoder layers, before quantization.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    ports = {}
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
+        if weight is None or not str(weight.name).endswith(f".weight{LINEAR_SUFFIX}"):
+            continue
+        site = str(weight.name).removesuffix(f".weight{LINEAR_SUFFIX}")
+        if ".layers." not in site or weight.shape is None or node.inputs[0] is None:
+            continue
+        ports[site] = Port(
+            str(node.inputs[0].name),
+            str(node.outputs[0].name),
+            int(weight.shape[0]),
+            int(weight.shape[1]),
+        )
+    if not ports:
+        raise BadInputError("the model has no linear layers that could take an adapter")
+    return ports
+
+
+def inject_ports(model: ir.Model, ports: Mapping[str, Port]) -> None:
+    """Add the adapter branch and its two inputs at every port."""
+    graph = model.graph
+    values = {str(v.name): v for v in graph.inputs}
+    for node in graph:
+        values.update({str(v.name): v for v in node.outputs})
+    for site, port in ports.items():
+        a = _input(graph, site + A_PORT, [port.width_in, _RANK])
+        b = _input(graph, site + B_PORT, [_RANK, port.width_out])
+        _branch(graph, values[port.x], values[port.y], a, b)
+    for node in graph:  # shapes inferred before quantization no longer hold
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def _input(graph: ir.Graph, name: str, shape: list[int | str]) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.inputs.append(value)
+    return value
+
+
+def _branch(graph: ir.Graph, x: ir.Value, y: ir.Value, a: ir.Value, b: ir.Value) -> None:
+    producer = y.producer()
+    assert producer is not None
+    uses = list(y.uses())
+    down = ir.node("MatMul", [x, a])
+    up = ir.node("MatMul", [down.outputs[0], b])
+    total = ir.node("Add", [y, up.outputs[0]])
+    total.outputs[0].type = y.type
+    for use in uses:
+        use.node.replace_input_with(use.idx, total.outputs[0])
+    name = y.name
+    y.name, total.outputs[0].name = f"{name}.base", name
+    graph.insert_after(producer, [down, up, total])

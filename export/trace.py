@@ -1,0 +1,139 @@
+"""Trace a causal language model to a float ONNX graph with a key-value cache.
+
+The graph follows the contract of :mod:`locavore.shared.causal_graph`, still without ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from ..shared.errors import BadInputError, PackageError
+
+__all__ = ["trace_causal_lm"]
+
+OPSETS = (23, 20)  # 23 has native Attention, RotaryEmbedding and RMSNormalization
+_BATCH, _NEW, _PAST = 2, 5, 7  # example sizes; 0 and 1 would be specialised by the tracer
+
+
+class _FlatCache(torch.nn.Module):
+    """The model with its cache as a flat list of tensors in and out."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_to_keep: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        pairs = [(past[i], past[i + 1]) for i in range(0, len(past), 2)]
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=DynamicCache(pairs),
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        layers = out.past_key_values.layers
+        return (out.logits, *(t for layer in layers for t in (layer.keys, layer.values)))
+
+
+def trace_causal_lm(model: PreTrainedModel) -> tuple[ir.Model, int]:
+    """Trace ``model`` and return its graph and opset.
+
+    Raises:
+        BadInputError: the model is no decoder-only causal language model with a plain
+            key-value cache.
+        PackageError: no opset could express it.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
+        raise BadInputError(f"{type(model).__name__} is not a decoder-only causal language model")
+    problems = []
+    for opset in OPSETS:
+        try:
+            return _trace(model, opset), opset
+        except torch.onnx.errors.OnnxExporterError as error:
+            problems.append(f"opset {opset}: {str(error).splitlines()[0]}")
+    raise PackageError(f"{type(model).__name__} cannot be traced to ONNX: {'; '.join(problems)}")
+
+
+def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
+    layers = model.config.num_hidden_layers
+    wrapped = _FlatCache(model).eval()
+    batch, new, total, keep, cached = (
+        torch.export.Dim(name) for name in ("batch", "new", "total", "keep", "cached")
+    )
+    cache_names = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            wrapped,
+            _example(model),
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+            optimize=False,
+            input_names=[
+                "input_ids",
+                "attention_mask",
+                "position_ids",
+                "logits_to_keep",
+                *(f"past.{name}" for name in cache_names),
+            ],
+            output_names=["logits", *(f"present.{name}" for name in cache_names)],
+            dynamic_shapes=(
+                {0: batch, 1: new},
+                {0: batch, 1: total},
+                {0: batch, 1: new},
+                {0: keep},
+                [{0: batch, 2: cached}] * (2 * layers),
+            ),
+        )
+    assert program is not None
+    return program.model
+
+
+def _example(model: PreTrainedModel) -> tuple[Any, ...]:
+    config = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    past = [
+        torch.zeros(_BATCH, kv_heads, _PAST, width) for _ in range(2 * config.num_hidden_layers)
+    ]
+    ids = torch.arange(_BATCH * _NEW).reshape(_BATCH, _NEW) % config.vocab_size
+    mask = torch.ones(_BATCH, _PAST + _NEW, dtype=torch.long)
+    positions = torch.arange(_PAST, _PAST + _NEW).repeat(_BATCH, 1)
+    return ids, mask, positions, torch.tensor([1, 2, 4]), past
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress chatter; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

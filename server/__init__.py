@@ -1,0 +1,1 @@
+"""The federation's server: Flower ServerApp, aggregation and checkpoints."""

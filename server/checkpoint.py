@@ -1,0 +1,156 @@
+"""Checkpoints of a federation: one file per finished round.
+
+Rules:
+
+1. A file appears whole or not at all: written beside, synced to disk, then renamed over.
+2. A file carries the SHA-256 of what it holds; one that does not match is passed over.
+3. A federation goes on only from a checkpoint of the same base, form, plan and length.
+
+The format is safetensors with one tensor, ``theta``, and JSON in the metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ..shared.adapters import Array
+from ..shared.errors import FederationError
+
+__all__ = ["Checkpoint", "HistoryRow", "latest"]
+
+FORMAT = "1"
+HistoryRow = Mapping[str, int | float | bool]
+"""Figures of one round, see ``RoundReport.row``."""
+
+_log = logging.getLogger("locavore.server")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Everything that a federation needs to go on after a round.
+
+    Args:
+        round: last finished round, from 1; 0 before the first.
+        theta: the shared vector, ``(dim,)`` float32.
+        base_id: identity of the base model's weights.
+        plan_digest: SHA-256 (hex) of the public training plan.
+        form: how ``theta`` becomes an adapter, see ``shared/forms.py``.
+        history: figures of every round so far.
+    """
+
+    round: int
+    theta: Array
+    base_id: str
+    plan_digest: str
+    form: str
+    history: tuple[HistoryRow, ...] = ()
+
+    def after(self, round: int, theta: Array, row: HistoryRow) -> Checkpoint:
+        """The state one round later."""
+        return replace(self, round=round, theta=theta, history=(*self.history, row))
+
+    def require(self, *, base_id: str, plan_digest: str, form: str, dim: int) -> None:
+        """Refuse to go on with another federation's state.
+
+        Raises:
+            FederationError: names every difference.
+        """
+        pairs = {
+            "base": (self.base_id, base_id),
+            "plan": (self.plan_digest, plan_digest),
+            "form": (self.form, form),
+            "dim": (self.theta.size, dim),
+        }
+        wrong = [f"{k} {was!r}, not {now!r}" for k, (was, now) in pairs.items() if was != now]
+        if wrong:
+            raise FederationError(
+                f"the checkpoint of round {self.round} is of another federation: it has "
+                f"{'; '.join(wrong)}. Use an empty checkpoint folder, or the settings it began with"
+            )
+
+    def save(self, folder: Path) -> Path:
+        """Write this round's file into ``folder``, which is made if it is missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"round-{self.round:06d}.safetensors"
+        state = self._state()
+        metadata = {"format": FORMAT, "state": state, "sha256": _digest(state, self.theta)}
+        _write_whole(path, save({"theta": np.ascontiguousarray(self.theta)}, metadata))
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read one file.
+
+        Raises:
+            FederationError: missing, truncated, changed, or of an unknown format.
+        """
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                metadata, theta = tensors.metadata() or {}, tensors.get_tensor("theta")
+            if metadata["format"] != FORMAT:
+                raise ValueError(f"format {metadata['format']!r}, expected {FORMAT!r}")
+            if metadata["sha256"] != _digest(metadata["state"], theta):
+                raise ValueError("its content does not match its SHA-256")
+            fields = json.loads(metadata["state"])
+            return cls(theta=theta, **{**fields, "history": tuple(fields["history"])})
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise FederationError(f"checkpoint {path} cannot be read: {error}") from error
+
+    def _state(self) -> str:
+        fields = {
+            "round": self.round,
+            "base_id": self.base_id,
+            "plan_digest": self.plan_digest,
+            "form": self.form,
+            "history": [dict(row) for row in self.history],
+        }
+        return json.dumps(fields, sort_keys=True)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None when the folder holds none at all.
+
+    Raises:
+        FederationError: there are checkpoints, and none of them can be read.
+    """
+    paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            return Checkpoint.load(path)
+        except FederationError as error:
+            _log.warning("%s; falling back to the checkpoint before it", error)
+    if paths:
+        raise FederationError(
+            f"none of the {len(paths)} checkpoints in {folder} can be read; "
+            "restore one from a backup, or start again with an empty folder"
+        )
+    return None
+
+
+def _digest(state: str, theta: Array) -> str:
+    return hashlib.sha256(state.encode() + b"\x00" + theta.tobytes()).hexdigest()
+
+
+def _write_whole(path: Path, raw: bytes) -> None:
+    """Write a file so that after a crash there is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(raw)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)

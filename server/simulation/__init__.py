@@ -1,0 +1,1 @@
+"""Federations of many devices in one process: data, devices, run reports."""

@@ -1,0 +1,71 @@
+"""What a simulated run does: one frozen configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...client.training.private import PrivateTraining
+from ...privacy.plan import PrivacyPlan
+from ...shared.errors import BadInputError
+from ...shared.forms import FormName
+
+__all__ = ["ARMS", "REFERENCE", "SimulationConfig"]
+
+REFERENCE = "shared without DP"
+ARMS = (
+    "base",
+    "base + retrieval",
+    "shared",
+    "shared + private",
+    "shared + private + retrieval",
+    REFERENCE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """A federation of devices, and how its result is judged.
+
+    Args:
+        plan: the shared adapter's private training.
+        form: the shared adapter's form.
+        rank: public directions that it uses per site.
+        private: training of the private adapters.
+        cohort: devices per round; all of them when not given.
+        passages: retrieved passages per prompt at most.
+        prompt_tokens: how much of a held-out passage is given; the rest is predicted.
+        written: held-out passages per device that are continued in writing.
+        written_tokens: length of each continuation.
+        reference: whether the shared adapter is also trained without privacy, to show its price.
+        seed: of cohort, sampling and noise. Seeded noise is for public data only.
+    """
+
+    plan: PrivacyPlan = field(default_factory=PrivacyPlan)
+    form: FormName = "core"
+    rank: int = 2
+    private: PrivateTraining = field(default_factory=PrivateTraining)
+    cohort: int | None = None
+    passages: int = 2
+    prompt_tokens: int = 24
+    written: int = 6
+    written_tokens: int = 32
+    reference: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least 1, got {getattr(self, name)}"
+            for name in ("rank", "passages", "prompt_tokens", "written", "written_tokens")
+            if getattr(self, name) < 1
+        ]
+        if self.cohort is not None and self.cohort < 1:
+            problems.append(f"cohort must be at least 1, got {self.cohort}")
+        if self.form not in ("core", "ffa"):
+            problems.append(f"form must be 'core' or 'ffa', got {self.form!r}")
+        if problems:
+            raise BadInputError("; ".join(problems))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that this run compares."""
+        return ARMS if self.reference else tuple(arm for arm in ARMS if arm != REFERENCE)

@@ -1,0 +1,353 @@
+"""A whole simulated run: federation, private adapters, scoring, writing, report.
+
+Phases, each with its own time in the result:
+
+1. Load the base and its twin; put every person's records on a device.
+2. Train the shared adapter with privacy, through the Flower apps; then the reference without.
+3. Train each device's private adapter on top of the shared one, and check it.
+4. Score every arm on held-out writing, and let every arm write.
+5. Write ``result.json`` and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...client.runtime import TextModel
+from ...client.training.adapted import AdaptedTwin
+from ...client.training.check import TrainingCheck, check_training
+from ...client.training.private import train_private
+from ...shared.adapters import load_adapter, save_adapter
+from ...shared.errors import FederationError
+from ...shared.forms import Directions, SharedForm
+from ...shared.packages import Package
+from ...shared.twin import fast_dtype, open_twin
+from ..app import RoundReport
+from .authorship import AuthorshipScorer
+from .config import REFERENCE, SimulationConfig
+from .corpus import Corpus
+from .federation import Traffic, train_shared
+from .person import SimulatedPerson, Written
+from .report import write_report
+from .scoring import score_losses, score_writing, summarize
+
+__all__ = ["Progress", "run_simulation"]
+
+DIRECTIONS = "directions.safetensors"
+RESULT = "result.json"
+REPORT = "report.html"
+
+
+class Progress(Protocol):
+    """Told what a run is doing."""
+
+    def plan(self, work: dict[str, tuple[int, float]]) -> None:
+        """Phases in order, each with its number of steps and the expected cost of one."""
+
+    def step(self, phase: str, what: str = "") -> None:
+        """One step of a phase is done."""
+
+
+class _Silent:
+    def plan(self, work: dict[str, tuple[int, float]]) -> None:
+        """Nobody listens."""
+
+    def step(self, phase: str, what: str = "") -> None:
+        """Nobody listens."""
+
+
+def run_simulation(
+    package: Package,
+    corpus: Corpus,
+    config: SimulationConfig,
+    folder: Path,
+    *,
+    data_name: str,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run everything and return the result that is also written to ``folder``.
+
+    Args:
+        package: a verified text base.
+        corpus: people and public texts.
+        folder: the run's folder; must be new unless ``resume``.
+        resume: go on from the last finished round and the private adapters already there.
+
+    Raises:
+        FederationError: the folder holds a run already, or the federation fails.
+    """
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise FederationError(f"{folder} holds a run already; resume it or choose another folder")
+    return _Run(package, corpus, config, folder, data_name, resume, progress or _Silent()).go()
+
+
+class _Run:
+    def __init__(
+        self,
+        package: Package,
+        corpus: Corpus,
+        config: SimulationConfig,
+        folder: Path,
+        data_name: str,
+        resume: bool,
+        progress: Progress,
+    ) -> None:
+        self.package, self.corpus, self.config = package, corpus, config
+        self.folder, self.data_name, self.resume = folder, data_name, resume
+        self.progress = progress
+        self.started = datetime.now(UTC)
+        self.seconds: dict[str, float] = {}
+        self.rounds: list[dict[str, Any]] = []
+        self.checks: dict[str, TrainingCheck] = {}
+
+    def go(self) -> dict[str, Any]:
+        """Run the phases in order."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._timed("loading"):
+            model = TextModel(self.package)
+            twin = AdaptedTwin(open_twin(self.package, fast_dtype()), self.package.base_id)
+            directions = Directions.load(self.package.path(DIRECTIONS))
+            people = [
+                SimulatedPerson.of(p, model, self.config, self.folder / "devices" / p.name)
+                for p in self.corpus.people
+            ]
+        self.progress.plan(_work(people, self.config))
+        form = SharedForm(
+            self.config.form, self.package.base_id, directions.limited(self.config.rank)
+        )
+        traffic = self._train_shared(people, twin, form)
+        self._train_private(people, model, twin, directions)
+        with self._timed("scoring"):
+            scores, passages = score_losses(
+                people, self.config, lambda what: self.progress.step("scoring", what)
+            )
+        with self._timed("writing"):
+            scorer = AuthorshipScorer.fit(self.corpus.public, self.config.seed)
+            written = score_writing(
+                people,
+                self.config,
+                scorer,
+                scores,
+                lambda what: self.progress.step("writing", what),
+            )
+        result = self._result(people, form, traffic, scores, passages, written)
+        (self.folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False))
+        write_report(result, self.folder / REPORT)
+        return result
+
+    def _train_shared(
+        self, people: Sequence[SimulatedPerson], twin: AdaptedTwin, form: SharedForm
+    ) -> dict[str, Traffic]:
+        def on_round(report: RoundReport) -> None:
+            losses = {p.name: p.round_losses[report.round] for p in people if p.round_losses}
+            self.rounds.append({**report.row(), "nll": losses})
+
+        with self._timed("shared, private"):
+            theta, traffic = train_shared(
+                people,
+                twin,
+                form,
+                self.config,
+                checkpoints=self.folder / "checkpoints",
+                resume=self.resume,
+                on_update=lambda: self.progress.step("shared, private"),
+                on_round=on_round,
+            )
+        shared = form.to_adapter(theta)
+        save_adapter(shared, self.folder / "shared")
+        for person in people:
+            person.device.shared = shared if person.trains else None
+        if self.config.reference:
+            with self._timed("shared, no DP"):
+                theta, _ = train_shared(
+                    people,
+                    twin,
+                    form,
+                    self.config,
+                    checkpoints=self.folder / "reference",
+                    resume=self.resume,
+                    private=False,
+                    on_update=lambda: self.progress.step("shared, no DP"),
+                )
+            for person in people:
+                person.reference = form.to_adapter(theta) if person.trains else None
+        return traffic
+
+    def _train_private(
+        self,
+        people: Sequence[SimulatedPerson],
+        model: TextModel,
+        twin: AdaptedTwin,
+        directions: Directions,
+    ) -> None:
+        with self._timed("private adapters"):
+            for person in (p for p in people if p.trains):
+                place = person.folder / "private"
+                if self.resume and place.exists():
+                    person.device.private = load_adapter(place)
+                else:
+                    texts = person.device.training_texts(federate=False)
+                    person.device.private = train_private(
+                        twin,
+                        directions,
+                        [model.encode(text)[:_RECORD_TOKENS] for text in texts],
+                        self.config.private,
+                        shared=person.device.shared,
+                        start=model.start,
+                    )
+                    save_adapter(person.device.private, place)
+                sample = [*model.start, *person.held_out[0].prompt_ids] if person.held_out else []
+                if sample:
+                    self.checks[person.name] = check_training(
+                        twin, model, person.device.private, sample
+                    )
+                self.progress.step("private adapters", person.name)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[phase] = round(time.monotonic() - begun, 1)
+
+    def _result(
+        self,
+        people: Sequence[SimulatedPerson],
+        form: SharedForm,
+        traffic: dict[str, Traffic],
+        scores: dict[str, dict[str, dict[str, Any]]],
+        passages: dict[str, dict[str, list[float]]],
+        written: dict[str, dict[str, list[Written]]],
+    ) -> dict[str, Any]:
+        plan, members = self.config.plan, [p for p in people if p.trains]
+        return {
+            "version": 1,
+            "started": self.started.isoformat(timespec="seconds"),
+            "wall_seconds": round((datetime.now(UTC) - self.started).total_seconds(), 1),
+            "seconds": self.seconds,
+            "base": {
+                "id": self.package.base_id,
+                "name": self.package.manifest.name,
+                "precision": self.package.manifest.precision,
+                "bytes": self.package.nbytes,
+            },
+            "data": {"name": self.data_name, "devices": [_describe(p) for p in people]},
+            "plan": {
+                **asdict(plan),
+                "digest": plan.digest,
+                "form": form.name,
+                "rank": self.config.rank,
+                "dim": form.dim,
+                "signal_to_noise": plan.signal_to_noise(
+                    form.dim, min(self.config.cohort or len(members), len(members))
+                ),
+                "noise_source": "seeded (simulation on public data)",
+            },
+            "epsilon": {p.name: plan.epsilon(p.records, _charged(p)) for p in members},
+            "arms": list(self.config.arms),
+            "scores": scores,
+            "passages": passages,
+            "summary": summarize(scores, passages, self.config.seed),
+            "wire": {name: asdict(t) for name, t in traffic.items()},
+            "rounds": self.rounds,
+            "checks": {name: asdict(check) for name, check in self.checks.items()},
+            "samples": _samples(people, written, self.config),
+            "notes": _notes(people, self.config),
+        }
+
+
+_RECORD_TOKENS = 96
+
+
+def _work(
+    people: Sequence[SimulatedPerson], config: SimulationConfig
+) -> dict[str, tuple[int, float]]:
+    """Expected cost of every phase's steps, in tokens of a forward and backward pass."""
+    members = sum(person.trains for person in people)
+    tokens = 75.0  # of a typical record
+    update = config.plan.local_steps * config.plan.expected_batch * tokens
+    private = config.private.steps * config.private.batch * tokens
+    arms = len(config.arms) * len(people)
+    trained = config.plan.rounds * min(config.cohort or members, members)
+    measured = config.plan.rounds * members
+    return {
+        "shared, private": (trained + measured, update * trained / max(1, trained + measured)),
+        "shared, no DP": (trained if config.reference else 0, update),
+        "private adapters": (members, private),
+        "scoring": (arms, 8 * 150 * 0.45),
+        "writing": (arms, config.written * (80 + config.written_tokens) * 0.8),
+    }
+
+
+def _charged(person: SimulatedPerson) -> int:
+    """Rounds that stand in the device's ledger."""
+    ledger = person.folder / "ledger.jsonl"
+    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
+
+
+def _describe(person: SimulatedPerson) -> dict[str, Any]:
+    enough = person.trains
+    return {
+        "name": person.name,
+        "train": person.records,
+        "held_out": len(person.held_out),
+        "mode": "adapters" if enough else "retrieval only",
+        "note": "" if enough else f"only {person.records} records: too few to train on",
+    }
+
+
+def _samples(
+    people: Sequence[SimulatedPerson],
+    written: dict[str, dict[str, list[Written]]],
+    config: SimulationConfig,
+) -> list[dict[str, Any]]:
+    """The first continuation of every device, in every arm but the reference."""
+    samples = []
+    for person in people:
+        if not person.held_out:
+            continue
+        by_arm = {
+            arm: texts[person.name][0]
+            for arm, texts in written.items()
+            if person.name in texts and arm != REFERENCE
+        }
+        last = list(by_arm.values())[-1]
+        samples.append(
+            {
+                "device": person.name,
+                "prompt": person.held_out[0].prompt,
+                "truth": person.truths(1, config.written_tokens)[0],
+                "arms": {arm: w.text for arm, w in by_arm.items()},
+                "trace": [
+                    {
+                        "source": hit.record.provenance.source,
+                        "uri": hit.record.provenance.uri,
+                        "text": hit.text[:160],
+                    }
+                    for hit in last.hits
+                ],
+            }
+        )
+    return samples
+
+
+def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig) -> list[str]:
+    notes = [
+        "Every held-out passage is later than all records on its author's device.",
+        "Losses and texts come from the ONNX runtime; adapters were trained on its torch twin.",
+        "Noise and sampling are seeded, so that the run can be repeated; on a person's device "
+        "they come from the operating system's generator.",
+    ]
+    few = [person.name for person in people if not person.trains]
+    if few:
+        notes.append(f"Retrieval only, for want of records: {', '.join(few)}.")
+    if config.plan.signal_to_noise(1, 1) < 1:
+        notes.append("The plan's noise exceeds its largest signal even for one parameter.")
+    return notes

@@ -1,0 +1,275 @@
+"""Federated mean: the server adds the equal-weight mean of the devices' updates.
+
+Rules:
+
+1. The cohort of a round follows from (seed, round, connected nodes), not from earlier rounds.
+2. Every update weighs the same: sample counts would tell about a device, and they would break
+   the sensitivity that its noise was made for.
+3. A reply counts once, if it comes from a node of the cohort and is on the wire's allow-list.
+4. Below ``min_replies`` good replies the round is skipped and the shared vector stays.
+5. The sum runs in float64 in an order that the updates' own bytes give, so the result does not
+   depend on which device answered first.
+
+Source: McMahan et al., arXiv:1602.05629, with uniform weights as in arXiv:1710.06963, §3.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
+
+import numpy as np
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from ..shared.adapters import Array
+from ..shared.errors import FederationError, WireError
+from ..shared.wire import Broadcast, Phase, Records, check_outgoing, describe
+
+__all__ = ["FederatedMean", "RoundReport", "federated_mean", "to_arrays"]
+
+_log = logging.getLogger("locavore.server")
+_MAX_QUOTED = 200  # characters of a device's error that the log repeats
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """What happened in one round; nothing in it comes from a single device.
+
+    Args:
+        round: number of the round, from 1.
+        asked: devices in the cohort.
+        averaged: updates that went into the mean.
+        failed: devices that answered with an error.
+        refused: replies that are not on the allow-list, unasked or sent twice.
+        silent: devices that did not answer in time.
+        applied: whether the shared vector changed; false when the round was skipped.
+        change_norm: L2 norm of the shared vector's change; 0 when the round was skipped.
+        evaluated: devices that confirmed the evaluation of the new vector.
+        theta: the shared vector after the round, ``(dim,)`` float32.
+    """
+
+    round: int
+    asked: int
+    averaged: int
+    failed: int
+    refused: int
+    silent: int
+    applied: bool
+    change_norm: float
+    evaluated: int = 0
+    theta: Array = field(repr=False, compare=False)
+
+    def row(self) -> dict[str, int | float | bool]:
+        """The figures alone, for a checkpoint's history."""
+        figures = dict(vars(self))
+        del figures["theta"], figures["evaluated"]  # evaluation follows the checkpoint
+        return figures
+
+
+def federated_mean(theta: Array, updates: Sequence[Array], learning_rate: float = 1.0) -> Array:
+    """``theta + learning_rate * mean(updates)``, the same for every order of the updates.
+
+    Args:
+        theta: the shared vector, ``(dim,)`` float32.
+        updates: at least one update ``(dim,)`` float32.
+        learning_rate: the server's step along the mean.
+    """
+    total = np.zeros(theta.shape, np.float64)
+    for update in sorted(updates, key=lambda array: array.tobytes()):
+        total += update
+    with np.errstate(over="ignore"):  # the caller refuses what is not finite
+        return (theta + learning_rate * (total / len(updates))).astype(np.float32)
+
+
+def to_arrays(theta: Array) -> ArrayRecord:
+    """The shared vector as Flower's strategies pass it around."""
+    return ArrayRecord({"theta": FlowerArray(theta)})
+
+
+class _Replies(NamedTuple):
+    good: list[Records]
+    failed: int
+    refused: int
+    silent: int
+
+
+class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
+    """Flower strategy of one shared vector under the key ``theta``.
+
+    Args:
+        base_id: identity of the base model's weights, sent with every message.
+        plan_digest: SHA-256 (hex) of the public training plan, sent with every message.
+        cohort: nodes sampled in a round.
+        min_replies: good replies below which a round is skipped.
+        seed: of the cohort sampling.
+        min_nodes: nodes that must be connected before a round starts; None: the cohort.
+        learning_rate: the server's step along the mean update.
+        evaluate: whether all connected nodes measure the new vector after a round.
+        wait_s: seconds to wait for ``min_nodes`` before giving up.
+        sleep: waits that many seconds; tests replace it.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_id: str,
+        plan_digest: str,
+        cohort: int,
+        min_replies: int,
+        seed: int,
+        min_nodes: int | None = None,
+        learning_rate: float = 1.0,
+        evaluate: bool = True,
+        wait_s: int = 600,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.base_id = base_id
+        self.plan_digest = plan_digest
+        self.cohort = cohort
+        self.min_replies = min_replies
+        self.seed = seed
+        self.min_nodes = cohort if min_nodes is None else min_nodes
+        self.learning_rate = learning_rate
+        self.evaluate = evaluate
+        self.wait_s = wait_s
+        self.report: RoundReport | None = None
+        """Report of the round that was aggregated last."""
+        self._sleep = sleep
+        self._theta: Array = np.zeros(0, np.float32)
+        self._asked: list[int] = []
+
+    def sample(self, nodes: Iterable[int], round: int) -> list[int]:
+        """The cohort of a round among the connected nodes, sorted."""
+        candidates = sorted(nodes)
+        size = min(self.cohort, len(candidates))
+        generator = np.random.default_rng((self.seed, round))
+        return sorted(candidates[i] for i in generator.permutation(len(candidates))[:size])
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages to the cohort. ``config`` is not sent: only the allow-list travels.
+
+        Raises:
+            FederationError: too few nodes connected in ``wait_s`` seconds.
+        """
+        self._theta = arrays["theta"].numpy()
+        self._asked = self.sample(self._connected(grid), server_round)
+        return self._messages(server_round, self._theta, self._asked, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, None]:
+        """The new shared vector, or None when the round is skipped. There are no metrics."""
+        got = self._sort_out(server_round, replies, "train")
+        before, theta = self._theta, self._step(server_round, got)
+        self._theta = before if theta is None else theta
+        self.report = RoundReport(
+            round=server_round,
+            asked=len(self._asked),
+            averaged=0 if theta is None else len(got.good),
+            failed=got.failed,
+            refused=got.refused,
+            silent=got.silent,
+            applied=theta is not None,
+            change_norm=float(np.linalg.norm(self._theta.astype(np.float64) - before)),
+            theta=self._theta,
+        )
+        return (None if theta is None else to_arrays(theta)), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages to all connected nodes, or none when evaluation is off."""
+        self._asked = sorted(grid.get_node_ids()) if self.evaluate else []
+        theta = arrays["theta"].numpy()
+        return self._messages(server_round, theta, self._asked, MessageType.EVALUATE)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Count the devices that confirmed. No measured value reaches the server."""
+        got = self._sort_out(server_round, replies, "evaluate")
+        if self.report is not None:
+            self.report = replace(self.report, evaluated=len(got.good))
+
+    def summary(self) -> None:
+        """Log what this strategy does."""
+        _log.info(
+            "federated mean over cohorts of %d with equal weights, skipped below %d replies",
+            self.cohort,
+            self.min_replies,
+        )
+
+    def _connected(self, grid: Grid) -> list[int]:
+        """Node ids, once enough of them are there."""
+        nodes: list[int] = []
+        for waited in range(self.wait_s + 1):
+            nodes = list(grid.get_node_ids())
+            if len(nodes) >= self.min_nodes:
+                return nodes
+            if waited < self.wait_s:
+                _log.debug("%d of %d nodes are connected", len(nodes), self.min_nodes)
+                self._sleep(1.0)
+        raise FederationError(
+            f"{len(nodes)} nodes are connected after {self.wait_s} s, a round needs "
+            f"{self.min_nodes}; start more devices, or lower cohort or min_nodes"
+        )
+
+    def _messages(
+        self, round: int, theta: Array, nodes: Sequence[int], message_type: str
+    ) -> list[Message]:
+        records = Broadcast(theta, round, self.plan_digest, self.base_id).records()
+        content = RecordDict(
+            {"arrays": to_arrays(theta), "config": ConfigRecord(dict(records["config"]))}
+        )
+        return [Message(content, node, message_type, group_id=str(round)) for node in nodes]
+
+    def _sort_out(self, round: int, replies: Iterable[Message], phase: Phase) -> _Replies:
+        """Tell good replies from errors and from what is not allowed."""
+        waiting = set(self._asked)
+        good: list[Records] = []
+        failed = refused = 0
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                if node not in waiting:
+                    raise WireError("it was not asked, or it has answered already")
+                waiting.remove(node)
+                if reply.has_error():
+                    failed += 1
+                    reason = str(reply.error.reason)[:_MAX_QUOTED]
+                    _log.warning("round %d: node %d failed to %s: %r", round, node, phase, reason)
+                    continue
+                good.append(self._checked(reply, round, phase))
+            except WireError as error:
+                refused += 1
+                _log.warning("round %d: refused the reply of node %d: %s", round, node, error)
+        return _Replies(good, failed, refused, len(waiting))
+
+    def _checked(self, reply: Message, round: int, phase: Phase) -> Records:
+        records = describe(reply.content)
+        dim = self._theta.size
+        check_outgoing(records, phase=phase, dim=dim, plan=self.plan_digest, round=round)
+        return records
+
+    def _step(self, round: int, got: _Replies) -> Array | None:
+        """The next shared vector, or None with a logged sentence why not."""
+        if len(got.good) < max(1, self.min_replies):
+            _log.warning(
+                "round %d is skipped: %d good replies, at least %d are needed",
+                round,
+                len(got.good),
+                self.min_replies,
+            )
+            return None
+        updates = [cast(Array, records["arrays"]["delta"]) for records in got.good]
+        theta = federated_mean(self._theta, updates, self.learning_rate)
+        if not np.isfinite(theta).all():
+            _log.warning("round %d is skipped: the mean leaves float32's range", round)
+            return None
+        return theta

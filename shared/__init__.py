@@ -1,0 +1,1 @@
+"""The language that devices, servers and exporters speak. Imports no torch."""

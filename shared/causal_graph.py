@@ -1,0 +1,143 @@
+"""The contract of a causal language model's ONNX graph, and one session over it.
+
+Inputs (int64 unless said): ``input_ids (B, S)``, ``attention_mask (B, P + S)``,
+``position_ids (B, S)``, ``logits_to_keep (K,)`` (indices into S), float32
+``past.{layer}.{key|value} (B, H, P, D)`` and float32 LoRA ports
+``{site}.lora_A (in, r)`` and ``{site}.lora_B (r, out)`` with a dynamic rank; rank 0 is
+"no adapter". Outputs: ``logits (B, K, V)``, ``present.{layer}.{key|value}`` and ``hidden
+(B, K, D)``, the last hidden states behind the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from .adapters import Adapter, Array
+from .errors import AdapterError
+from .packages import Package
+
+__all__ = ["CausalGraph", "Past", "Step"]
+
+Ints = npt.NDArray[np.int64]
+Past = dict[str, Any]
+
+GRAPH = "model.onnx"
+DATA = "model.onnx.data"
+A_PORT = ".lora_A"
+B_PORT = ".lora_B"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one run gives: ``logits (B, K, V)``, the next run's cache, ``hidden (B, K, D)``."""
+
+    logits: Array
+    past: Past
+    hidden: Array
+
+
+class CausalGraph:
+    """An ONNX Runtime session over a verified text package."""
+
+    def __init__(self, package: Package, *, threads: int = 0) -> None:
+        """Load the graph.
+
+        Args:
+            package: a verified package.
+            threads: intra-op threads; 0 lets ONNX Runtime choose.
+        """
+        package.path(DATA)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        # int8 activations in the fused block-quantized kernels: several times faster, and
+        # within the tolerance that the export check states.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        self._session = ort.InferenceSession(
+            str(package.path(GRAPH)), options, providers=["CPUExecutionProvider"]
+        )
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        self._past_shapes = {n: s for n, s in inputs.items() if n.startswith("past.")}
+        self._ports = {n: s for n, s in inputs.items() if n.endswith((A_PORT, B_PORT))}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        self.base_id = package.base_id
+        self._no_adapter = {n: _rank0(s) for n, s in self._ports.items()}
+        self._feeds = self._no_adapter
+        self.adapter: Adapter | None = None  # the live one; changed by attach()
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """Site name to ``(in, out)`` of every layer that takes an adapter."""
+        return {
+            name.removesuffix(A_PORT): (
+                shape[0],
+                self._ports[name.removesuffix(A_PORT) + B_PORT][1],
+            )
+            for name, shape in self._ports.items()
+            if name.endswith(A_PORT)
+        }
+
+    def attach(self, adapter: Adapter | None) -> None:
+        """Swap the live adapter; ``None`` gives the bare base. No session is rebuilt.
+
+        Raises:
+            AdapterError: the adapter belongs to another base or does not fit a site.
+        """
+        if adapter is None:
+            self._feeds, self.adapter = self._no_adapter, None
+            return
+        adapter.require_base(self.base_id)
+        feeds = dict(self._no_adapter)
+        for site, (a, b) in adapter.factors.items():
+            self._require_fit(site, a, b)
+            feeds[site + A_PORT], feeds[site + B_PORT] = a, b
+        self._feeds, self.adapter = feeds, adapter
+
+    def _require_fit(self, site: str, a: Array, b: Array) -> None:
+        expected = self.sites.get(site)
+        if expected is None:
+            raise AdapterError(f"base {self.base_id!r} has no adapter port at {site!r}")
+        if (a.shape[0], b.shape[1]) != expected:
+            raise AdapterError(
+                f"adapter at {site!r} is ({a.shape[0]} -> {b.shape[1]}), the base's layer is "
+                f"({expected[0]} -> {expected[1]})"
+            )
+
+    def empty_past(self, batch: int) -> Past:
+        """A cache that holds nothing, for ``batch`` rows."""
+        return {
+            name: np.zeros((batch, shape[1], 0, shape[3]), np.float32)
+            for name, shape in self._past_shapes.items()
+        }
+
+    def run(self, ids: Ints, mask: Ints, positions: Ints, keep: Ints, past: Past) -> Step:
+        """Run the graph once.
+
+        Args:
+            ids: ``(B, S)`` new tokens.
+            mask: ``(B, P + S)``, 1 where a cached or new token is real.
+            positions: ``(B, S)`` position of each new token.
+            keep: ``(K,)`` indices into S whose logits are wanted.
+            past: the cache of the P tokens before.
+        """
+        feeds: Mapping[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "logits_to_keep": keep,
+            **past,
+            **self._feeds,
+        }
+        out = dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        present = {name: out["present" + name.removeprefix("past")] for name in past}
+        return Step(out["logits"], present, out["hidden"])
+
+
+def _rank0(shape: list[int | str]) -> Array:
+    return np.zeros([0 if isinstance(axis, str) else axis for axis in shape], np.float32)

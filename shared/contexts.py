@@ -1,0 +1,182 @@
+"""The five personalized contexts of a person, and the instruction that a person gives.
+
+Source: "A Survey of Personalized Generation", §2.1: user profiles, documents, behaviours,
+face/body and personalized subjects condition the generation of content.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from .errors import BadInputError
+
+__all__ = [
+    "Consent",
+    "Context",
+    "Instruction",
+    "PersonalFaceBody",
+    "PersonalizedSubject",
+    "Provenance",
+    "UserBehavior",
+    "UserDocument",
+    "UserProfile",
+]
+
+Use = Literal["retrieve", "train", "federate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consent:
+    """What a record may be used for. Nothing is allowed unless it is said.
+
+    ``federate`` implies ``train``: a record can only reach the shared adapter by training.
+    """
+
+    retrieve: bool = False
+    train: bool = False
+    federate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.federate and not self.train:
+            raise BadInputError(
+                "consent federate=True needs train=True: a record reaches the shared adapter "
+                "only by training"
+            )
+
+    @classmethod
+    def full(cls) -> Consent:
+        """Allow retrieval, private training and federated training."""
+        return cls(retrieve=True, train=True, federate=True)
+
+    def allows(self, use: Use) -> bool:
+        """Whether this consent covers ``use``."""
+        return bool(getattr(self, use))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a record came from, for the trace of a generation (``source="mail"``)."""
+
+    source: str = "app"
+    uri: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """Fields that every context shares."""
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    consent: Consent = field(default_factory=Consent)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise BadInputError("a record's id must not be empty")
+        if self.time.tzinfo is None:
+            raise BadInputError(
+                f"a record's time must carry a time zone, got {self.time!r}; use datetime.now(UTC)"
+            )
+
+    @property
+    def text(self) -> str:
+        """The record as text: what retrieval indexes and a language model can train on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserProfile(_Record):
+    """Who the person is: attributes such as ``{"role": "nurse", "tone": "dry"}``."""
+
+    attributes: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """One ``name: value`` line per attribute."""
+        return "\n".join(f"{name}: {value}" for name, value in self.attributes.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserDocument(_Record):
+    """Something that the person wrote."""
+
+    body: str
+    title: str = ""
+
+    @property
+    def text(self) -> str:
+        """The title, when there is one, and the body."""
+        return f"{self.title}\n{self.body}" if self.title else self.body
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserBehavior(_Record):
+    """Something that the person did with an item: clicked, rated, skipped."""
+
+    item: str
+    action: str = "used"
+    rating: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rating is not None and not math.isfinite(self.rating):
+            raise BadInputError(f"rating must be finite, got {self.rating}")
+
+    @property
+    def text(self) -> str:
+        """``action: item (rating)``."""
+        return f"{self.action}: {self.item}" + (
+            f" ({self.rating:g})" if self.rating is not None else ""
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalFaceBody(_Record):
+    """A picture, scan or clip of the person's face or body, encoded (PNG, WAV, ...)."""
+
+    media: bytes
+    media_type: str
+    caption: str = ""
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        return self.caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonalizedSubject(_Record):
+    """A thing that matters to the person ("my cat"), with encoded media of it."""
+
+    name: str
+    media: tuple[bytes, ...] = ()
+    media_type: str = ""
+    caption: str = ""
+
+    @property
+    def text(self) -> str:
+        """The name and, when there is one, the caption."""
+        return f"{self.name}: {self.caption}" if self.caption else self.name
+
+
+Context = UserProfile | UserDocument | UserBehavior | PersonalFaceBody | PersonalizedSubject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """What the person asks for.
+
+    Args:
+        text: the request, or the beginning of a text to be continued.
+        task: id of the task, such as ``text.writing_assistant``.
+        mode: ``"continue"`` writes on from ``text``; ``"chat"`` answers it, through the
+            base's chat template.
+    """
+
+    text: str
+    task: str = "text.writing_assistant"
+    mode: Literal["continue", "chat"] = "continue"

@@ -1,0 +1,115 @@
+"""Everything that locavore raises on purpose.
+
+LocavoreError
+├── BadInputError            a value that the caller gave cannot be used
+│   ├── ConsentError         a record may not be used in this way
+│   ├── TooLittleDataError   not enough records for what was asked
+│   └── ContextLengthError   a prompt is longer than the model's context
+├── PackageError             a base-model package cannot be used
+│   ├── PackageNotFoundError no package under that name or path
+│   ├── IntegrityError       a file or signature does not match its manifest
+│   └── ExportMismatchError  exported graph and torch twin disagree
+├── AdapterError             an adapter cannot be used with this base
+├── TrainingError            training went wrong (non-finite loss, nothing changed)
+├── PrivacyError             a privacy rule would be broken
+│   └── WireError            something not on the allow-list was about to leave
+├── FederationError          a federation cannot start, go on or resume
+└── MissingExtraError        an optional part is not installed
+"""
+
+__all__ = [
+    "AdapterError",
+    "BadInputError",
+    "ConsentError",
+    "ContextLengthError",
+    "ExportMismatchError",
+    "FederationError",
+    "IntegrityError",
+    "LocavoreError",
+    "MissingExtraError",
+    "PackageError",
+    "PackageNotFoundError",
+    "PrivacyError",
+    "TooLittleDataError",
+    "TrainingError",
+    "WireError",
+]
+
+
+class LocavoreError(Exception):
+    """Base of every error that locavore raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInputError(LocavoreError, ValueError):
+    """A value that the caller gave cannot be used."""
+
+    exit_code = 2
+
+
+class ConsentError(BadInputError):
+    """A record may not be used in this way."""
+
+
+class TooLittleDataError(BadInputError):
+    """There are not enough records for what was asked."""
+
+
+class ContextLengthError(BadInputError):
+    """A prompt does not fit in the model's context."""
+
+
+class PackageError(LocavoreError):
+    """A base-model package cannot be used."""
+
+    exit_code = 3
+
+
+class PackageNotFoundError(PackageError):
+    """There is no package under that name or path."""
+
+
+class IntegrityError(PackageError):
+    """A file or a signature does not match the manifest."""
+
+
+class ExportMismatchError(PackageError):
+    """The exported graph and its torch twin disagree by more than the tolerance."""
+
+
+class AdapterError(LocavoreError):
+    """An adapter cannot be used with this base."""
+
+    exit_code = 4
+
+
+class TrainingError(LocavoreError):
+    """Training went wrong: a non-finite loss, or nothing changed."""
+
+    exit_code = 5
+
+
+class PrivacyError(LocavoreError):
+    """A privacy rule would be broken."""
+
+    exit_code = 6
+
+
+class WireError(PrivacyError):
+    """Something that is not on the allow-list was about to leave the device."""
+
+
+class FederationError(LocavoreError):
+    """A federation cannot start, go on or resume."""
+
+    exit_code = 7
+
+
+class MissingExtraError(LocavoreError, ImportError):
+    """An optional part of locavore is not installed."""
+
+    exit_code = 8
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs an extra: pip install 'locavore[{extra}]'")

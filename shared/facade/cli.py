@@ -1,0 +1,303 @@
+"""The ``locavore`` command. Errors are one line and an exit code; see ``shared/errors.py``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .home import bases_folder, find_base, installed_bases, signing_key
+from .shared.errors import BadInputError, LocavoreError, MissingExtraError
+from .terminal import Clock, status
+
+__all__ = ["app", "main"]
+
+DEFAULT_BASE = "smollm2-135m-instruct"
+DEFAULT_PRECISION = "int8"
+_DIRECTION_TEXTS = 40
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Federated on-device personalization of generative models.",
+)
+base_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Base-model packages.")
+app.add_typer(base_app, name="base")
+console = Console()
+
+Precision = Annotated[str, typer.Option(help="int8, int4, int8-dynamic or float32.")]
+BaseName = Annotated[str, typer.Option(help="A built base, by name or path.")]
+
+
+@base_app.command("build")
+def base_build(
+    source: Annotated[
+        str, typer.Argument(help="A known name, a Hugging Face folder, or a hub id.")
+    ] = DEFAULT_BASE,
+    precision: Precision = DEFAULT_PRECISION,
+    public_text: Annotated[
+        Optional[Path],  # noqa: UP045  # typer reads this form
+        typer.Option(help="Folder of public .txt files for the shared adapter's directions."),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Build even if it is built already.")] = False,
+) -> None:
+    """Build, check and sign a base: ONNX graph, adapter ports, public directions."""
+    built = _build(source, precision, public_text, force=force)
+    console.print(f"built {built.name} in {built}", highlight=False, soft_wrap=True)
+
+
+@base_app.command("list")
+def base_list() -> None:
+    """List the bases that were built on this machine."""
+    folders = installed_bases()
+    if not folders:
+        console.print(f"no bases in {bases_folder()}; build one with 'locavore base build'")
+        return
+    table = Table("name", "MB", "path")
+    for folder in folders:
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        table.add_row(folder.name, f"{size:.0f}", str(folder))
+    console.print(table)
+
+
+@base_app.command("verify")
+def base_verify(base: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
+    """Check a base's signature and every file's length and hash."""
+    package = find_base(base)
+    count, size = len(package.manifest.files), package.nbytes / 1e6
+    console.print(f"ok: {package.base_id}, {count} files, {size:.0f} MB", highlight=False)
+
+
+@base_app.command("show")
+def base_show(base: Annotated[str, typer.Argument(help="Name or path.")]) -> None:
+    """Show a base's card and files."""
+    package = find_base(base)
+    console.print(package.path("CARD.md").read_text(), markup=False, highlight=False)
+    table = Table("file", "MB", "sha-256")
+    for name, entry in package.manifest.files.items():
+        table.add_row(name, f"{entry.length / 1e6:.2f}", entry.sha256[:16])
+    console.print(table)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to continue (or, with --chat, to answer).")],
+    base: BaseName = f"{DEFAULT_BASE}-{DEFAULT_PRECISION}",
+    adapter: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="PEFT adapter folder; several are summed."),
+    ] = None,
+    documents: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of your own .txt/.md files to retrieve from."),
+    ] = None,
+    passages: Annotated[int, typer.Option(help="Retrieved passages at most.")] = 2,
+    chat: Annotated[bool, typer.Option(help="Answer instead of continuing.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Tokens at most.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 1.0,
+    stop: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="String that ends the text."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+) -> None:
+    """Generate text on this device, with adapters and retrieval."""
+    from .client import Device, Generation, Sampling, TextModel
+    from .shared.adapters import compose, load_adapter
+    from .shared.contexts import Instruction
+
+    model = TextModel(find_base(base))
+    device = Device(model)
+    loaded = [load_adapter(folder) for folder in adapter or []]
+    device.private = compose(*loaded) if loaded else None
+    if documents is not None:
+        _remember_folder(device, documents)
+    how = Generation(
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+    )
+    instruction = Instruction(text=prompt, mode="chat" if chat else "continue")
+    built, pieces = device.stream(instruction, how, k=passages if documents else 0)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    for hit in built.used:
+        source = hit.record.provenance.uri
+        console.print(f"used: {source} ({hit.why})", style="dim", highlight=False)
+
+
+@app.command()
+def simulate(
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder with one subfolder of .txt/.md files per person."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; runs/<time> when not given."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Three devices and little work: a smoke run.")
+    ] = False,
+    base: Annotated[str, typer.Option(help="Known name, path or hub id; built if need be.")] = (
+        DEFAULT_BASE
+    ),
+    precision: Precision = DEFAULT_PRECISION,
+    devices: Annotated[int, typer.Option(help="Devices of the built-in data, 1..8.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 3,
+    local_steps: Annotated[int, typer.Option(help="DP-SGD steps per device and round.")] = 1,
+    batch: Annotated[int, typer.Option(help="Records per step, on average.")] = 16,
+    clip: Annotated[float, typer.Option(help="Norm to which a record's gradient is cut.")] = 6.0,
+    noise: Annotated[float, typer.Option(help="Noise multiplier; ε follows from it.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Of the shared adapter.")] = 0.05,
+    form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
+    rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
+    private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 6,
+    reference: Annotated[bool, typer.Option(help="Also train without privacy.")] = True,
+    seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
+) -> None:
+    """Simulate a private federation and compare what personalization gains.
+
+    Trains a shared adapter with differential privacy across devices, then a private adapter on
+    each, and compares them with the bare base on writing that is later than all training.
+    """
+    _require("simulate", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
+    from .client.training.private import PrivateTraining
+    from .privacy.plan import PrivacyPlan
+    from .server.simulation.config import SimulationConfig
+    from .server.simulation.corpus import load_folder, load_sotu
+    from .server.simulation.run import run_simulation
+    from .server.simulation.table import result_table, summary_lines
+
+    if resume and out is None:
+        raise BadInputError("--resume needs --out: the folder of the run to go on with")
+    clock = Clock(console)
+    plan = PrivacyPlan(
+        clip=clip,
+        noise_multiplier=noise,
+        expected_batch=4 if quick else batch,
+        local_steps=local_steps,
+        rounds=2 if quick else rounds,
+        learning_rate=learning_rate,
+    )
+    config = SimulationConfig(
+        plan=plan,
+        form=form,  # type: ignore[arg-type]  # checked by the config
+        rank=rank,
+        private=PrivateTraining(steps=2 if quick else private_steps, batch=4 if quick else 16),
+        written=2 if quick else 6,
+        written_tokens=12 if quick else 32,
+        reference=reference and not quick,
+        seed=seed,
+    )
+    held_out = 2 if quick else 8
+    if data is None:
+        corpus = load_sotu(min(devices, 3) if quick else devices, held_out=held_out)
+    else:
+        corpus = load_folder(data, held_out=held_out)
+    package = find_base(str(_build(base, precision, None, force=False)))
+    folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = data.name if data else "State of the Union addresses"
+    with clock:
+        result = run_simulation(
+            package, corpus, config, folder, data_name=name, resume=resume, progress=clock
+        )
+    console.print(result_table(result))
+    for line in summary_lines(result):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"\n{folder / 'report.html'}\n{folder / 'result.json'}", highlight=False)
+
+
+def _build(source: str, precision: str, public_text: Path | None, *, force: bool) -> Path:
+    """Build a base unless it is there; return its folder."""
+    name = Path(source).name.lower() if Path(source).exists() else source.split("/")[-1].lower()
+    folder = bases_folder() / f"{name}-{precision}"
+    if folder in installed_bases() and not force:
+        return folder
+    _require("export", "gguf", "onnx", "onnxscript", "torch", "transformers")
+    from .export.build import BuildPlan, build_text_base
+    from .export.sources import load_source
+
+    plan = BuildPlan(precision=precision, public_texts=_public_texts(public_text))  # type: ignore[arg-type]
+    with status(console, f"building base {name} ({precision}); once, then cached") as say:
+        package, report = build_text_base(
+            load_source(source, say), folder, plan, signing_key(), say
+        )
+    console.print(f"{package.base_id}: {report.sentence()}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def _public_texts(folder: Path | None) -> tuple[str, ...]:
+    """Texts that belong to nobody's device: the given folder's, or built-in public authors'."""
+    from .server.simulation.corpus import load_sotu
+    from .shared.passages import cut_passages
+
+    if folder is None:
+        by_author = load_sotu().public
+        texts = [text for author in zip(*by_author.values(), strict=False) for text in author]
+        return tuple(texts[:_DIRECTION_TEXTS])
+    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    if not files:
+        raise BadInputError(f"{folder} is not a folder with .txt files of public text")
+    return tuple(
+        passage
+        for file in files
+        for passage in cut_passages(file.read_text("utf-8"), max_words=75, min_words=30)
+    )[:_DIRECTION_TEXTS]
+
+
+def _remember_folder(device: Any, folder: Path) -> None:
+    from .shared.contexts import Consent, Provenance, UserDocument
+
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".md")]
+    if not files:
+        raise BadInputError(f"{folder} holds no .txt or .md files")
+    for file in files:
+        source = Provenance(source="folder", uri=str(file.relative_to(folder)))
+        device.remember(
+            UserDocument(
+                body=file.read_text("utf-8"), consent=Consent(retrieve=True), provenance=source
+            )
+        )
+
+
+def _require(extra: str, *modules: str) -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtraError(extra, "this command")
+
+
+def main() -> None:
+    """Run the command line; library errors become one line and their exit code."""
+    try:
+        app(standalone_mode=False)
+    except LocavoreError as error:
+        Console(stderr=True).print(
+            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        Console(stderr=True).print(
+            "interrupted; 'locavore simulate --resume --out RUN' goes on from the last finished round"
+        )
+        sys.exit(130)
+    except Exception as error:
+        from click import ClickException
+
+        if not isinstance(error, ClickException):
+            raise
+        error.show()
+        sys.exit(error.exit_code)

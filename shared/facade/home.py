@@ -1,0 +1,88 @@
+"""Where this user's bases and keys lie.
+
+Bases: ``$LOCAVORE_CACHE``, else ``$XDG_CACHE_HOME/locavore``, else ``~/.cache/locavore``.
+Keys: ``$LOCAVORE_CONFIG``, else ``$XDG_CONFIG_HOME/locavore``, else ``~/.config/locavore``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from .shared.errors import BadInputError, PackageNotFoundError
+from .shared.packages import MANIFEST, Package, open_package
+
+__all__ = ["bases_folder", "find_base", "installed_bases", "signing_key", "trusted_keys"]
+
+
+def bases_folder() -> Path:
+    """Folder of built base-model packages."""
+    return _place("LOCAVORE_CACHE", "XDG_CACHE_HOME", ".cache") / "bases"
+
+
+def installed_bases() -> list[Path]:
+    """Folders of the packages in :func:`bases_folder`, by name."""
+    return sorted(path.parent for path in bases_folder().glob(f"*/{MANIFEST}"))
+
+
+def find_base(name: str) -> Package:
+    """Verify and open a base by its name in the cache or by its path.
+
+    Raises:
+        PackageNotFoundError: there is none; the message lists what there is.
+        IntegrityError: it does not match its manifest, or no trusted key signed it.
+    """
+    for folder in (bases_folder() / name, Path(name)):
+        if (folder / MANIFEST).is_file():
+            return open_package(folder, trusted=trusted_keys())
+    known = ", ".join(path.name for path in installed_bases()) or "none yet"
+    raise PackageNotFoundError(
+        f"no base {name!r}; built here: {known}. Build one with 'locavore base build'"
+    )
+
+
+def signing_key() -> Ed25519PrivateKey:
+    """This user's key for signing what is built here; made on first use."""
+    path = _config() / "signing.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Ed25519PrivateKey.generate().private_bytes_raw()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(fresh)
+    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+def trusted_keys() -> list[bytes]:
+    """Public keys whose signatures are accepted: this user's own, and ``trusted/*.pub`` (hex).
+
+    Raises:
+        BadInputError: a ``.pub`` file does not hold 64 hex digits.
+    """
+    own = signing_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return [own, *(_public(path) for path in sorted((_config() / "trusted").glob("*.pub")))]
+
+
+def _public(path: Path) -> bytes:
+    try:
+        raw = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise BadInputError(f"{path} does not hold an Ed25519 public key as 64 hex digits")
+    return raw
+
+
+def _config() -> Path:
+    return _place("LOCAVORE_CONFIG", "XDG_CONFIG_HOME", ".config")
+
+
+def _place(variable: str, standard: str, fallback: str) -> Path:
+    if own := os.environ.get(variable):
+        return Path(own)
+    if base := os.environ.get(standard):
+        return Path(base) / "locavore"
+    return Path.home() / fallback / "locavore"

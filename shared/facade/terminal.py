@@ -1,0 +1,107 @@
+"""What the command line shows while it works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+__all__ = ["Clock", "status"]
+
+
+@contextmanager
+def status(console: Console, title: str) -> Iterator[Callable[[str], None]]:
+    """Show what is going on; where there is no terminal, print each step once."""
+    if not console.is_terminal:
+        console.print(title, highlight=False)
+        yield lambda what: console.print(f"  {what}", highlight=False)
+        return
+    begun = time.monotonic()
+    with console.status(title) as spinner:
+        yield lambda what: spinner.update(f"{title}: {what} [{time.monotonic() - begun:.0f} s]")
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left over all phases, from what the work done so far has cost."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def render(self, task: Task) -> Text:
+        left = self._clock.seconds_left() if task.description == Clock.OVERALL else None
+        return Text("" if left is None else f"{left // 60:.0f}:{left % 60:02.0f} left")
+
+
+class Clock:
+    """Progress bars of a simulated run, with the time left overall."""
+
+    OVERALL = "overall"
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _TimeLeft(self),
+            TextColumn("{task.fields[what]}", style="dim"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._costs: dict[str, float] = {}
+        self._left: dict[str, int] = {}
+        self._done = 0.0
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Clock:
+        self._begun = time.monotonic()
+        if self._console.is_terminal:
+            self._bars.start()
+        else:
+            self._console.print("loading the base and the devices")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def plan(self, work: dict[str, tuple[int, float]]) -> None:
+        """Set up a bar for every phase that has steps, and one for all of them."""
+        self._begun = time.monotonic()
+        for phase, (steps, cost) in work.items():
+            self._costs[phase], self._left[phase] = cost, steps
+            if steps:
+                self._tasks[phase] = self._bars.add_task(phase, total=steps, what="")
+        self._tasks[self.OVERALL] = self._bars.add_task(self.OVERALL, total=100, what="")
+
+    def step(self, phase: str, what: str = "") -> None:
+        """Advance one phase and the overall bar."""
+        self._left[phase] = max(0, self._left[phase] - 1)
+        self._done += self._costs[phase]
+        self._bars.update(self._tasks[phase], advance=1, what=what)
+        ahead = self._ahead()
+        share = 100 * self._done / max(1e-9, self._done + ahead)
+        self._bars.update(self._tasks[self.OVERALL], completed=share)
+        if not self._console.is_terminal and not self._left[phase]:
+            left = self.seconds_left() or 0
+            self._console.print(f"{phase}: done; about {left:.0f} s left", highlight=False)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the run ends; None before anything is known."""
+        if not self._done:
+            return None
+        return (time.monotonic() - self._begun) / self._done * self._ahead()
+
+    def _ahead(self) -> float:
+        return sum(left * self._costs[phase] for phase, left in self._left.items())

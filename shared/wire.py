@@ -1,0 +1,223 @@
+"""What may travel between a device and the server, and nothing else.
+
+Rules, in the order in which they are checked:
+
+1. A message holds exactly the records of its row in :data:`WIRE`, each with exactly its keys.
+2. A *vector* is one-dimensional float32 of the announced length, and every value is finite.
+3. A *count* is a whole number from 1; a *digest* is 64 lower-case hex digits; a *name* is text.
+4. A reply carries the plan and the round of the message that it answers.
+
+The device checks before a reply exists, the server checks again on receipt. Both sides look at a
+plain description (record name to key to value), so that the rules know nothing of Flower.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from .adapters import Array
+from .errors import WireError
+
+__all__ = [
+    "WIRE",
+    "Broadcast",
+    "Phase",
+    "Records",
+    "check_incoming",
+    "check_outgoing",
+    "describe",
+    "silence_flower",
+]
+
+Phase = Literal["train", "evaluate"]
+Records = Mapping[str, Mapping[str, object]]
+_Rows = Mapping[str, Mapping[str, str]]
+
+_BROADCAST: _Rows = {
+    "config": {"round": "count", "dim": "count", "plan": "digest", "base": "name"},
+    "arrays": {"theta": "vector"},
+}
+_UPDATE: _Rows = {
+    "config": {"round": "count", "plan": "digest"},
+    "arrays": {"delta": "vector"},
+}
+
+WIRE: Mapping[str, _Rows] = MappingProxyType(
+    {
+        "train down": _BROADCAST,
+        "train up": _UPDATE,
+        "evaluate down": _BROADCAST,
+        "evaluate up": {},  # an acknowledgement; what was measured stays on the device
+    }
+)
+"""Everything that may travel: message to record to key to kind of value."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_NAME = 200  # characters
+_MAX_QUOTED = 60  # characters of a stranger's value that an error repeats
+
+
+@dataclass(frozen=True, eq=False)
+class Broadcast:
+    """What the server sends to every device of a round.
+
+    Args:
+        theta: the shared vector, ``(dim,)`` float32.
+        round: number of the round, from 1.
+        plan: SHA-256 (hex) of the public training plan.
+        base: identity of the base model's weights.
+    """
+
+    theta: Array
+    round: int
+    plan: str
+    base: str
+
+    def records(self) -> Records:
+        """The plain description that travels."""
+        return {
+            "arrays": {"theta": self.theta},
+            "config": {
+                "round": self.round,
+                "dim": self.theta.size,
+                "plan": self.plan,
+                "base": self.base,
+            },
+        }
+
+
+def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
+    """Check what a server sent and return it typed.
+
+    Raises:
+        WireError: a record, key or value that is not on the allow-list.
+    """
+    dim = records.get("config", {}).get("dim")
+    _check(records, f"{phase} down", dim if isinstance(dim, int) else 0)
+    config = cast(Mapping[str, Any], records["config"])
+    theta = cast(Array, records["arrays"]["theta"])
+    return Broadcast(theta, config["round"], config["plan"], config["base"])
+
+
+def check_outgoing(records: Records, *, phase: Phase, dim: int, plan: str, round: int) -> None:
+    """Check what a device is about to send, or what the server received from it.
+
+    Args:
+        records: the reply.
+        phase: what the reply answers.
+        dim: announced length of the shared vector.
+        plan: plan of the message that is answered.
+        round: round of the message that is answered.
+
+    Raises:
+        WireError: a record, key, shape, type or value that is not on the allow-list.
+    """
+    _check(records, f"{phase} up", dim)
+    for key, expected in {"plan": plan, "round": round}.items():
+        found = records.get("config", {}).get(key, expected)
+        if found != expected:
+            raise WireError(f"{key} must be {expected!r} as in the message answered, got {found!r}")
+
+
+def describe(content: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, object]]:
+    """Flower's records as a plain description: arrays become numpy arrays.
+
+    Raises:
+        WireError: an array cannot be decoded.
+    """
+    return {
+        name: {key: _decode(key, value) for key, value in record.items()}
+        for name, record in content.items()
+    }
+
+
+def silence_flower() -> None:
+    """Switch Flower's telemetry and update check off unless the user has set them.
+
+    Flower reads one of its switches when it is imported, which may have happened already.
+    """
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    enabled = os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    if telemetry := sys.modules.get("flwr.supercore.telemetry"):
+        vars(telemetry)["FLWR_TELEMETRY_ENABLED"] = enabled
+
+
+def _check(records: Records, message: str, dim: int) -> None:
+    rows = WIRE[message]
+    _check_names(records, rows, f"a {message!r} message")
+    for name, row in rows.items():
+        _check_names(records[name], row, f"record {name!r} of a {message!r} message")
+        for key, kind in row.items():
+            if problem := _CHECKS[kind](records[name][key], dim):
+                raise WireError(f"{name}.{key} of a {message!r} message must be {problem}")
+
+
+def _check_names(found: Mapping[str, object], allowed: Mapping[str, object], where: str) -> None:
+    for name in found:
+        if name not in allowed:
+            raise WireError(
+                f"{_quote(name)} is not on the allow-list of {where}; remove it, "
+                f"allowed is {', '.join(allowed) or 'nothing'}"
+            )
+    for name in allowed:
+        if name not in found:
+            raise WireError(f"{name!r} is missing from {where}")
+
+
+def _vector_problem(value: object, dim: int) -> str | None:
+    if type(value) is not np.ndarray:
+        return f"a numpy array, got {type(value).__name__}"
+    if value.dtype != np.float32 or value.shape != (dim,):
+        return f"float32 of shape ({dim},), got {value.dtype} of shape {value.shape}"
+    bad = int(np.count_nonzero(~np.isfinite(value)))
+    return f"finite, got {bad} values that are not" if bad else None
+
+
+def _count_problem(value: object, dim: int) -> str | None:
+    return None if _is_count(value) else f"a whole number from 1, got {_quote(value)}"
+
+
+def _digest_problem(value: object, dim: int) -> str | None:
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return None
+    return f"64 lower-case hex digits, got {_quote(value)}"
+
+
+def _name_problem(value: object, dim: int) -> str | None:
+    if isinstance(value, str) and 0 < len(value) <= _MAX_NAME:
+        return None
+    return f"text of 1..{_MAX_NAME} characters, got {_quote(value)}"
+
+
+_CHECKS: Mapping[str, Callable[[object, int], str | None]] = {
+    "vector": _vector_problem,
+    "count": _count_problem,
+    "digest": _digest_problem,
+    "name": _name_problem,
+}
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _quote(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…"
+
+
+def _decode(key: str, value: Any) -> object:
+    if not hasattr(value, "numpy"):
+        return cast(object, value)
+    try:
+        return cast(object, value.numpy())
+    except Exception as error:  # a stranger's bytes may fail in any way
+        raise WireError(f"array {_quote(key)} cannot be decoded: {type(error).__name__}") from None

@@ -1,0 +1,251 @@
+"""The federated mean: equal weights, any order, and only replies that are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr", reason="the federation needs the extra 'federate'")
+
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as numpy_arrays
+
+from locavore.server.simulation.grid import LocalGrid, flower_identity
+from locavore.server.strategy import FederatedMean, RoundReport, federated_mean, to_arrays
+from locavore.shared.adapters import Array
+from locavore.shared.errors import FederationError
+
+PLAN = "ab" * 32
+DIM = 3
+NODES = 8
+
+
+@pytest.fixture(autouse=True)
+def identity() -> Iterator[None]:
+    with flower_identity():
+        yield
+
+
+def mean_of(cohort: int = 3, **options: object) -> FederatedMean:
+    settings = {"min_replies": 2, "seed": 1, "wait_s": 0} | options
+    return FederatedMean(base_id="tiny", plan_digest=PLAN, cohort=cohort, **settings)  # type: ignore[arg-type]
+
+
+def grid() -> LocalGrid:
+    return LocalGrid(ClientApp(), NODES)
+
+
+def asked(strategy: FederatedMean, round: int = 1, theta: Array | None = None) -> list[Message]:
+    start = np.ones(DIM, np.float32) if theta is None else theta
+    return list(strategy.configure_train(round, to_arrays(start), ConfigRecord(), grid()))
+
+
+def answer(message: Message, delta: object, **config: object) -> Message:
+    fields = {"plan": PLAN, "round": 1} | config
+    content = RecordDict(
+        {"arrays": ArrayRecord({"delta": FlowerArray(delta)}), "config": ConfigRecord(fields)}
+    )
+    return Message(content, reply_to=message)
+
+
+def full(value: float) -> Array:
+    return np.full(DIM, value, np.float32)
+
+
+def aggregate(strategy: FederatedMean, replies: list[Message]) -> tuple[Array | None, RoundReport]:
+    arrays, metrics = strategy.aggregate_train(1, replies)
+    assert metrics is None
+    assert strategy.report is not None
+    return (None if arrays is None else arrays["theta"].numpy()), strategy.report
+
+
+def test_a_message_holds_what_the_allow_list_says_and_not_the_config_argument() -> None:
+    strategy = mean_of()
+    config = ConfigRecord({"lr": 0.1})
+    messages = strategy.configure_train(4, to_arrays(full(1)), config, grid())
+    for message in messages:
+        assert set(message.content) == {"arrays", "config"}
+        assert dict(message.content["config"]) == {
+            "round": 4,
+            "dim": DIM,
+            "plan": PLAN,
+            "base": "tiny",
+        }
+
+
+def test_every_update_weighs_the_same() -> None:
+    strategy = mean_of(cohort=3)
+    replies = [answer(m, full(v)) for m, v in zip(asked(strategy), (3, 6, 12), strict=True)]
+    theta, report = aggregate(strategy, replies)
+    np.testing.assert_array_equal(theta, full(1 + 7))
+    assert (report.asked, report.averaged, report.applied) == (3, 3, True)
+    assert report.change_norm == pytest.approx(7 * np.sqrt(DIM))
+
+
+def test_the_mean_is_over_the_replies_received() -> None:
+    strategy = mean_of(cohort=3)
+    first, second, _ = asked(strategy)
+    theta, report = aggregate(strategy, [answer(first, full(2)), answer(second, full(4))])
+    np.testing.assert_array_equal(theta, full(1 + 3))
+    assert (report.averaged, report.silent) == (2, 1)
+
+
+def test_the_servers_step_scales_the_mean() -> None:
+    strategy = mean_of(cohort=2, learning_rate=0.5)
+    replies = [answer(m, full(4)) for m in asked(strategy)]
+    theta, _ = aggregate(strategy, replies)
+    np.testing.assert_array_equal(theta, full(1 + 2))
+
+
+def test_below_min_replies_the_round_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = mean_of(cohort=3, min_replies=2)
+    good, bad, _ = asked(strategy)
+    theta, report = aggregate(
+        strategy, [answer(good, full(9)), Message(Error(2, "down"), reply_to=bad)]
+    )
+    assert theta is None
+    assert (report.averaged, report.failed, report.silent, report.applied) == (0, 1, 1, False)
+    assert report.change_norm == 0
+    np.testing.assert_array_equal(report.theta, full(1))
+    assert "round 1 is skipped: 1 good replies, at least 2 are needed" in caplog.text
+
+
+def extra_record(message: Message) -> Message:
+    reply = answer(message, full(100))
+    reply.content["metrics"] = MetricRecord({"num-examples": 12})
+    return reply
+
+
+def extra_array(message: Message) -> Message:
+    reply = answer(message, full(100))
+    reply.content["arrays"]["private"] = FlowerArray(full(1))
+    return reply
+
+
+def undecodable(message: Message) -> Message:
+    reply = answer(message, full(100))
+    reply.content["arrays"]["delta"] = FlowerArray("float32", (DIM,), "numpy.ndarray", b"junk")
+    return reply
+
+
+BAD_REPLIES: dict[str, Callable[[Message], Message]] = {
+    "extra record": extra_record,
+    "extra array": extra_array,
+    "wrong shape": lambda m: answer(m, np.zeros(DIM + 1, np.float32)),
+    "wrong type": lambda m: answer(m, np.zeros(DIM, np.float64)),
+    "not a number": lambda m: answer(m, full(float("nan"))),
+    "infinite": lambda m: answer(m, full(float("inf"))),
+    "old round": lambda m: answer(m, full(100), round=7),
+    "other plan": lambda m: answer(m, full(100), plan="cd" * 32),
+    "sample count": lambda m: answer(m, full(100), examples=12),
+    "not an array": undecodable,
+    "empty": lambda m: Message(RecordDict(), reply_to=m),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_REPLIES)
+def test_a_reply_that_is_not_allowed_is_dropped_and_counted(kind: str) -> None:
+    strategy = mean_of(cohort=3)
+    first, second, third = asked(strategy)
+    replies = [answer(first, full(2)), BAD_REPLIES[kind](second), answer(third, full(4))]
+    theta, report = aggregate(strategy, replies)
+    np.testing.assert_array_equal(theta, full(1 + 3))
+    assert (report.averaged, report.refused, report.failed, report.silent) == (2, 1, 0, 0)
+
+
+def test_a_node_counts_once_and_strangers_do_not_count() -> None:
+    strategy = mean_of(cohort=2)
+    first, second = asked(strategy)
+    stranger = Message(first.content, 12345, "train")
+    replies = [
+        answer(first, full(2)),
+        answer(first, full(1000)),
+        answer(stranger, full(1000)),
+        answer(second, full(4)),
+    ]
+    theta, report = aggregate(strategy, replies)
+    np.testing.assert_array_equal(theta, full(1 + 3))
+    assert (report.averaged, report.refused) == (2, 2)
+
+
+def test_a_mean_beyond_float32_skips_the_round(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = mean_of(cohort=2)
+    top = float(np.finfo(np.float32).max)
+    replies = [answer(m, full(top)) for m in asked(strategy, theta=full(top))]
+    theta, report = aggregate(strategy, replies)
+    assert theta is None
+    assert not report.applied
+    assert "leaves float32's range" in caplog.text
+
+
+def test_the_cohort_depends_on_seed_and_round_only() -> None:
+    nodes = list(range(100, 120))
+    sampled = [mean_of(cohort=5, seed=3).sample(nodes, r) for r in range(1, 5)]
+    assert sampled == [mean_of(cohort=5, seed=3).sample(nodes[::-1], r) for r in range(1, 5)]
+    assert len({tuple(cohort) for cohort in sampled}) == 4
+    assert sampled[0] != mean_of(cohort=5, seed=4).sample(nodes, 1)
+    assert all(len(set(cohort)) == 5 and set(cohort) <= set(nodes) for cohort in sampled)
+
+
+def test_every_node_is_sampled_about_equally_often() -> None:
+    strategy, nodes = mean_of(cohort=3), list(range(10))
+    counts = np.bincount([n for r in range(1000) for n in strategy.sample(nodes, r)])
+    assert counts.min() > 240  # 300 expected, standard deviation 14.5
+    assert counts.max() < 360
+
+
+def test_too_few_nodes_are_waited_for_and_then_refused() -> None:
+    naps: list[float] = []
+    strategy = mean_of(cohort=NODES + 1, wait_s=4, sleep=naps.append)
+    with pytest.raises(FederationError, match=r"8 nodes are connected after 4 s, a round needs 9"):
+        asked(strategy)
+    assert naps == [1.0] * 4
+
+
+def test_fewer_nodes_than_the_cohort_are_enough_when_said_so() -> None:
+    assert len(asked(mean_of(cohort=NODES + 1, min_nodes=2))) == NODES
+
+
+def test_evaluation_goes_to_every_node_and_counts_confirmations() -> None:
+    strategy = mean_of(cohort=2)
+    aggregate(strategy, [answer(m, full(1)) for m in asked(strategy)])
+    messages = list(strategy.configure_evaluate(1, to_arrays(full(2)), ConfigRecord(), grid()))
+    assert len(messages) == NODES
+    replies = [Message(RecordDict(), reply_to=m) for m in messages[:5]]
+    boast = RecordDict({"metrics": MetricRecord({"accuracy": 1.0})})
+    replies.append(Message(boast, reply_to=messages[5]))
+    strategy.aggregate_evaluate(1, replies)
+    assert strategy.report is not None
+    assert strategy.report.evaluated == 5
+
+
+def test_without_evaluation_nothing_is_sent() -> None:
+    strategy = mean_of(evaluate=False)
+    assert not strategy.configure_evaluate(1, to_arrays(full(2)), ConfigRecord(), grid())
+
+
+def test_the_order_of_replies_does_not_change_a_bit() -> None:
+    updates = [np.array([v], np.float32) for v in (1e30, 1.0, -1e30, 1e-9)]
+    start = np.zeros(1, np.float32)
+    results = {federated_mean(start, list(p)).tobytes() for p in permutations(updates)}
+    assert len(results) == 1
+
+
+@given(
+    numpy_arrays(np.float32, (5, 4), elements=st.floats(-100, 100, width=32)),
+    st.randoms(use_true_random=False),
+)
+def test_the_mean_is_the_mean_in_any_order(updates: Array, random: object) -> None:
+    rows = list(updates)
+    shuffled = sorted(rows, key=lambda _: random.random())  # type: ignore[attr-defined]
+    start = np.zeros(4, np.float32)
+    result = federated_mean(start, rows)
+    np.testing.assert_array_equal(result, federated_mean(start, shuffled))
+    np.testing.assert_allclose(result, updates.mean(axis=0), rtol=1e-5, atol=1e-5)
