@@ -122,11 +122,18 @@ def _ranks(
     scores: np.ndarray[tuple[int], np.dtype[np.float64]],
     among: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> dict[int, int]:
+    """Rank from 1 by falling score; equals share a rank, so that other rankings decide."""
     order = among[np.argsort(-scores[among], kind="stable")]
-    return {int(index): rank for rank, index in enumerate(order, start=1)}
+    before = np.searchsorted(-scores[order], -scores[order])
+    return {int(index): int(rank) for index, rank in zip(order, before + 1, strict=True)}
 
 
-_WORD = re.compile(r"\w+")
+# Combining marks are no \w to Python, but part of the words of Indic, Thai and Arabic scripts.
+_WORD = re.compile(
+    r"[\w\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0df3"
+    r"\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1-\u0ebc\u0ec8-\u0ece\u0f71-\u0f84"
+    r"\u102b-\u103e\u17b4-\u17d3]+"
+)
 
 
 def words(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The on-device text runtime: numpy, ONNX Runtime and tokenizers, nothing else.
 
 Batches are padded on the right. Padding is masked and positions go on from each row's true
-length, so a row's result does not depend on what it was batched with.
+length; in the cache it moves to the front, so that a row's tokens stay neighbours, as sliding
+windows need. A row's result does not depend on what it was batched with.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ..shared.adapters import Adapter, Array, compose
@@ -23,6 +25,8 @@ from .sampling import Sampling, choose
 __all__ = ["Completion", "Generation", "TextModel"]
 
 TOKENIZER = "tokenizer.json"
+
+_Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +238,7 @@ class TextModel:
         keep = np.unique(lengths - 1)
         step = self._graph.run(ids, mask, positions, keep, self._graph.empty_past(len(rows)))
         logits = step.logits[np.arange(len(rows)), np.searchsorted(keep, lengths - 1)]
-        past: Past = step.past
+        past, mask = _padding_first(step.past, mask, lengths)
         while True:
             tokens = [row.advance(logits[i]) for i, row in enumerate(rows)]
             yield
@@ -283,7 +287,7 @@ class _Row:
             return text
         text = text.rstrip("\ufffd")  # byte-fallback tokenizers write one for every byte
         held = max((len(stop) for stop in self._how.stop), default=1) - 1
-        return text[: len(text) - held] if held else text
+        return text[: max(0, len(text) - held)]
 
     def completion(self) -> Completion:
         return Completion(self._cut(), len(self._new), self.reason)
@@ -303,6 +307,19 @@ def _right_padded(
         ids[i, : len(sequence)] = sequence
         mask[i, : len(sequence)] = 1
     return ids, mask, np.tile(np.arange(longest), (len(sequences), 1))
+
+
+def _padding_first(past: Past, mask: _Ints, lengths: _Ints) -> tuple[Past, _Ints]:
+    """Move every row's padding from the end of the cache ``(B, H, P, D)`` to its front."""
+    longest = mask.shape[1]
+    order = (np.arange(longest) + lengths[:, None]) % longest  # (B, P)
+    if not order[:, 0].any():
+        return past, mask
+    moved = {
+        name: np.take_along_axis(value, order[:, None, :, None], axis=2)
+        for name, value in past.items()
+    }
+    return moved, np.take_along_axis(mask, order, axis=1)
 
 
 def _token_losses(logits: Array, target: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Array:

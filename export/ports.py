@@ -18,8 +18,6 @@ from .graph import LINEAR_SUFFIX
 
 __all__ = ["Port", "find_ports", "inject_ports"]
 
-_RANK = "lora_rank"
-
 
 @dataclass(frozen=True)
 class Port:
@@ -63,8 +61,9 @@ def inject_ports(model: ir.Model, ports: Mapping[str, Port]) -> None:
     for node in graph:
         values.update({str(v.name): v for v in node.outputs})
     for site, port in ports.items():
-        a = _input(graph, site + A_PORT, [port.width_in, _RANK])
-        b = _input(graph, site + B_PORT, [_RANK, port.width_out])
+        rank = f"{site}.rank"  # a name of its own: an adapter may leave layers out or mix ranks
+        a = _input(graph, site + A_PORT, [port.width_in, rank])
+        b = _input(graph, site + B_PORT, [rank, port.width_out])
         _branch(graph, values[port.x], values[port.y], a, b)
     for node in graph:  # shapes inferred before quantization no longer hold
         for value in node.outputs:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import settings
 
 from locavore.client.runtime import TextModel
 from locavore.shared.forms import Directions
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from locavore.export.sources import Source
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # matrices this small only lose by threads
+
+settings.register_profile("house", deadline=None)  # a busy machine is no failure
+settings.load_profile("house")
 
 _SCRUBBED = ("FLWR_", "HF_", "HUGGING", "LOCAVORE_", "TRANSFORMERS_", "XDG_")
 

@@ -20,9 +20,7 @@ def modules() -> list[str]:
     paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     names = ["locavore." + ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in paths]
     facade = "locavore.shared.facade"
-    return sorted(
-        name.removesuffix(".__init__") for name in names if not name.startswith(facade)
-    )
+    return sorted(name.removesuffix(".__init__") for name in names if not name.startswith(facade))
 
 
 @pytest.mark.parametrize(

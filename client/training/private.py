@@ -34,9 +34,9 @@ class PrivateTraining:
     """
 
     rank: int = 4
-    steps: int = 6
+    steps: int = 4
     batch: int = 16
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:

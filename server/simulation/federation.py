@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 
@@ -16,23 +17,32 @@ from ...privacy.plan import PrivacyPlan
 from ...shared.adapters import Array
 from ...shared.errors import FederationError
 from ...shared.forms import SharedForm
-from ..app import FederationConfig, RoundReport, make_server_app
+from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
 from .config import SimulationConfig
 from .grid import run_in_process
 from .person import SimulatedPerson
 
-__all__ = ["Traffic", "train_shared"]
+__all__ = ["SharedRun", "Traffic", "train_shared"]
 
 _STREAMS_PER_ROUND = 1_000_000  # noise streams: one per device and round
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one device's messages over a federation."""
+    """Bytes of one device's messages, in the rounds since the last start or resume."""
 
     down: int
     up: int
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """The shared vector ``(dim,)``, each device's traffic by name, and a row per round."""
+
+    theta: Array
+    traffic: dict[str, Traffic]
+    rounds: Sequence[Mapping[str, Any]]
 
 
 def train_shared(
@@ -45,16 +55,12 @@ def train_shared(
     resume: bool = False,
     private: bool = True,
     on_update: Callable[[], None] = lambda: None,
-    on_round: Callable[[RoundReport], None] = lambda _: None,
-) -> tuple[Array, dict[str, Traffic]]:
+) -> SharedRun:
     """Train the shared vector over the devices that have enough records.
 
     Args:
         private: False trains the reference without noise; nothing is charged or measured then.
         on_update: called after each device's local training.
-
-    Returns:
-        The shared vector, and each device's traffic by name (empty after a mere resume).
 
     Raises:
         FederationError: no device has enough records, or no round succeeded.
@@ -83,8 +89,7 @@ def train_shared(
             checkpoint_dir=checkpoints,
             resume=resume,
             evaluate=private,
-        ),
-        on_round,
+        )
     )
     grid = run_in_process(server, make_client_app(device_of), len(members), seed=config.seed)
     final = latest(checkpoints)
@@ -94,7 +99,7 @@ def train_shared(
         person.name: Traffic(grid.bytes_down[node], grid.bytes_up[node])
         for person, node in zip(members, grid.get_node_ids(), strict=True)
     }
-    return final.theta, traffic
+    return SharedRun(final.theta, traffic, final.history)
 
 
 def _device(
@@ -114,9 +119,7 @@ def _device(
         form=form,
         plan=plan,
         # The data are public and runs must be repeatable: a real device never seeds its noise.
-        noise=lambda round: insecure_seeded_noise(
-            config.seed, round * _STREAMS_PER_ROUND + index
-        ),
+        noise=lambda round: insecure_seeded_noise(config.seed, round * _STREAMS_PER_ROUND + index),
         evaluate=evaluate,
         ledger=person.folder / "ledger.jsonl" if plan.private else None,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...client.device import Device
 from ...client.federated import MIN_RECORDS
+from ...client.prompt import Prompt
 from ...client.retrieval import Hit
 from ...client.runtime import Generation, TextModel
 from ...shared.adapters import Adapter, Array
@@ -19,6 +21,8 @@ from .corpus import Person
 
 __all__ = ["Passage", "SimulatedPerson", "Written"]
 
+_ROUNDS = "rounds.jsonl"
+_PASSAGE_TOKENS = 128  # of a held-out passage that are judged at most
 _PROMPT_BUDGET = 320  # tokens of retrieved passages and prompt together
 
 
@@ -56,7 +60,6 @@ class SimulatedPerson:
     held_out: tuple[Passage, ...]
     folder: Path
     reference: Adapter | None = None
-    round_losses: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -121,18 +124,29 @@ class SimulatedPerson:
 
     def measure_shared(self, adapter: Adapter, round: int) -> None:
         """Keep the held-out loss under a round's shared adapter; it stays on the device."""
+        if not self.held_out:
+            return
         losses = self.losses([adapter], passages=0)
-        self.round_losses[round] = float(np.concatenate(losses).mean())
+        row = {"round": round, "nll": float(np.concatenate(losses).mean())}
+        with (self.folder / _ROUNDS).open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
 
-    def _prompt(self, passage: Passage, passages: int):  # type: ignore[no-untyped-def]
+    def round_losses(self) -> dict[int, float]:
+        """What :meth:`measure_shared` kept, by round."""
+        kept = self.folder / _ROUNDS
+        rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+        return {row["round"]: row["nll"] for row in rows}
+
+    def _prompt(self, passage: Passage, passages: int) -> Prompt:
+        room = self.device.model.max_tokens - _PASSAGE_TOKENS
         return self.device.prompt(
-            Instruction(text=passage.prompt), k=passages, budget=_PROMPT_BUDGET
+            Instruction(text=passage.prompt), k=passages, budget=min(_PROMPT_BUDGET, room)
         )
 
 
 def _cut(model: TextModel, text: str, prompt_tokens: int) -> Passage | None:
     """None when too little is left to predict."""
-    ids = model.encode(text)
+    ids = model.encode(text)[:_PASSAGE_TOKENS]
     if len(ids) < prompt_tokens + 8:
         return None
     head = ids[:prompt_tokens]

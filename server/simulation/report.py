@@ -175,7 +175,7 @@ def _arms(result: Result) -> str:
 
 
 def _compared(result: Result) -> str:
-    said = "Loss on each author's later writing; lower is better."
+    said = "Loss on writing of each author's that was kept from training; lower is better."
     if len({len(devices) for devices in result["scores"].values() if devices}) > 1:
         said += (
             " Not every device has every arm: compare mean losses with care. Gains compare an arm "
@@ -196,7 +196,8 @@ def _arm_row(result: Result, arm: str) -> tuple[str, ...]:
             f'<span class="by">95 %: {low} to {high}</span>'
         )
         improved = f"{sum(p[2] < p[1] for p in paired)} of {len(paired)}"
-    note = '<span class="by">best</span>' if arm == best_arm(result) else ""
+    best = arm == best_arm(result) and verdict(summary["gain"]) == HELPS
+    note = '<span class="by">best</span>' if best else ""
     note = '<span class="by">for reference only</span>' if arm == REFERENCE else note
     worst = f'{number(summary["worst_nll"])} <span class="by">{_e(summary["worst_device"])}</span>'
     figures = (number(summary["rouge_l"], 2), number(summary["authorship"], 2))
@@ -331,7 +332,7 @@ def _timings(result: Result) -> str:
 
 
 def _devices(result: Result) -> str:
-    heads = ("Device", "Training texts", "Held out", "Personalised by", "Why")
+    heads = ("Device", "Training texts", "Held out", "Personalized by", "Why")
     rows = [
         tuple(_e(device[key]) for key in ("name", "train", "held_out", "mode", "note"))
         for device in result["data"]["devices"]

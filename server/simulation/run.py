@@ -29,11 +29,10 @@ from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
 from ...shared.packages import Package
 from ...shared.twin import fast_dtype, open_twin
-from ..app import RoundReport
 from .authorship import AuthorshipScorer
 from .config import REFERENCE, SimulationConfig
 from .corpus import Corpus
-from .federation import Traffic, train_shared
+from .federation import SharedRun, Traffic, train_shared
 from .person import SimulatedPerson, Written
 from .report import write_report
 from .scoring import score_losses, score_writing, summarize
@@ -146,40 +145,42 @@ class _Run:
     def _train_shared(
         self, people: Sequence[SimulatedPerson], twin: AdaptedTwin, form: SharedForm
     ) -> dict[str, Traffic]:
-        def on_round(report: RoundReport) -> None:
-            losses = {p.name: p.round_losses[report.round] for p in people if p.round_losses}
-            self.rounds.append({**report.row(), "nll": losses})
-
-        with self._timed("shared, private"):
-            theta, traffic = train_shared(
-                people,
-                twin,
-                form,
-                self.config,
-                checkpoints=self.folder / "checkpoints",
-                resume=self.resume,
-                on_update=lambda: self.progress.step("shared, private"),
-                on_round=on_round,
-            )
-        shared = form.to_adapter(theta)
+        run = self._federate("shared, private", people, twin, form, private=True)
+        measured = {p.name: p.round_losses() for p in people}
+        for row in run.rounds:
+            number = int(row["round"])
+            losses = {name: kept[number] for name, kept in measured.items() if number in kept}
+            self.rounds.append({**row, "nll": losses})
+        shared = form.to_adapter(run.theta)
         save_adapter(shared, self.folder / "shared")
         for person in people:
             person.device.shared = shared if person.trains else None
         if self.config.reference:
-            with self._timed("shared, no DP"):
-                theta, _ = train_shared(
-                    people,
-                    twin,
-                    form,
-                    self.config,
-                    checkpoints=self.folder / "reference",
-                    resume=self.resume,
-                    private=False,
-                    on_update=lambda: self.progress.step("shared, no DP"),
-                )
+            bare = self._federate("shared, no DP", people, twin, form, private=False)
             for person in people:
-                person.reference = form.to_adapter(theta) if person.trains else None
-        return traffic
+                person.reference = form.to_adapter(bare.theta) if person.trains else None
+        return run.traffic
+
+    def _federate(
+        self,
+        phase: str,
+        people: Sequence[SimulatedPerson],
+        twin: AdaptedTwin,
+        form: SharedForm,
+        *,
+        private: bool,
+    ) -> SharedRun:
+        with self._timed(phase):
+            return train_shared(
+                people,
+                twin,
+                form,
+                self.config,
+                checkpoints=self.folder / ("checkpoints" if private else "reference"),
+                resume=self.resume,
+                private=private,
+                on_update=lambda: self.progress.step(phase),
+            )
 
     def _train_private(
         self,

@@ -235,12 +235,13 @@ def _row(arm: str, summary: Mapping[str, Any]) -> list[Text]:
 def _title(result: Mapping[str, Any]) -> str:
     base, count = result["base"], len(result["data"]["devices"])
     name = f"{label(base['name'], 40)} ({label(base['precision'], 10)})"
-    return f"{label(result['data']['name'], 20)} on {name}, {count} {_devices(count)}"
+    return f"{label(result['data']['name'], 32)} on {name}, {count} {_devices(count)}"
 
 
 def _noise_line(result: Mapping[str, Any]) -> str:
     source = str(result["plan"]["noise_source"])
-    if not source.startswith("seeded") or not result["epsilon"]:
+    claimed = any(e is not None and math.isfinite(e) for e in result["epsilon"].values())
+    if not source.startswith("seeded") or not claimed:
         return ""
     return (
         f"The noise was {source}: this run itself hides nothing; ε is what the same plan gives "

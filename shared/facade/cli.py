@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 base_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Base-model packages.")
 app.add_typer(base_app, name="base")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 100)
 
 Precision = Annotated[str, typer.Option(help="int8, int4, int8-dynamic or float32.")]
 BaseName = Annotated[str, typer.Option(help="A built base, by name or path.")]
@@ -162,7 +162,7 @@ def simulate(
     learning_rate: Annotated[float, typer.Option(help="Of the shared adapter.")] = 0.05,
     form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
     rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
-    private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 6,
+    private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 4,
     reference: Annotated[bool, typer.Option(help="Also train without privacy.")] = True,
     seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
 ) -> None:
@@ -214,7 +214,7 @@ def simulate(
         )
     console.print(result_table(result))
     for line in summary_lines(result):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"\n{folder / 'report.html'}\n{folder / 'result.json'}", highlight=False)
 
 
@@ -301,3 +301,7 @@ def main() -> None:
             raise
         error.show()
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

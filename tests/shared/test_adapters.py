@@ -104,8 +104,8 @@ def trained_like(package: Package, ranks: tuple[int, int] = (4, 4)) -> Adapter:
 
     def pair(width_in: int, rank: int, width_out: int) -> tuple[Array, Array]:
         return (
-            rng.standard_normal((width_in, rank)).astype(np.float32) / 8,
-            rng.standard_normal((rank, width_out)).astype(np.float32) / 8,
+            rng.standard_normal((width_in, rank)).astype(np.float32) / np.float32(8),
+            rng.standard_normal((rank, width_out)).astype(np.float32) / np.float32(8),
         )
 
     return Adapter(

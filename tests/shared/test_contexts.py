@@ -38,7 +38,7 @@ def test_each_flag_allows_its_own_use_only() -> None:
 
 def test_a_naive_time_is_refused() -> None:
     with pytest.raises(BadInputError, match="must carry a time zone"):
-        UserDocument(body="x", time=datetime(2026, 1, 1))  # noqa: DTZ001
+        UserDocument(body="x", time=datetime(2026, 1, 1))
 
 
 def test_an_empty_id_is_refused() -> None:
@@ -60,7 +60,7 @@ def test_a_rating_is_finite(rating: float) -> None:
 
 def test_a_behaviour_checks_its_time_too() -> None:
     with pytest.raises(BadInputError, match="must carry a time zone"):
-        UserBehavior(item="x", time=datetime(2026, 1, 1))  # noqa: DTZ001
+        UserBehavior(item="x", time=datetime(2026, 1, 1))
 
 
 @pytest.mark.parametrize(

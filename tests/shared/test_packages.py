@@ -95,7 +95,9 @@ def test_a_flipped_bit_in_a_file(name: str, at: int, folder: Path, trusted: list
         open_package(folder, trusted=trusted)
 
 
-@given(at=st.integers(0, 10_000), bit=st.integers(0, 7), name=st.sampled_from([MANIFEST, SIGNATURE]))
+@given(
+    at=st.integers(0, 10_000), bit=st.integers(0, 7), name=st.sampled_from([MANIFEST, SIGNATURE])
+)
 def test_a_flipped_bit_in_the_manifest_or_its_signature(
     at: int, bit: int, name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -220,6 +220,7 @@ def test_infinite_missing_and_empty_figures(make_result: MakeResult, tmp_path: P
     said = page_of(result, tmp_path).text
     assert "infinite on 2 of 2 devices" in said
     assert "∞" in said
+    assert "hides nothing" not in said  # there is no claim to take back
 
 
 def test_a_run_with_almost_nothing_in_it(make_result: MakeResult, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+# One command per chore. CI calls the same ones.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format types imports bench-env clean
+
+help:  ## list the chores
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/.simulate: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all]'
+	touch $@
+
+.venv/.dev: .venv/.simulate
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	touch $@
+
+demo: .venv/.simulate  ## set up and run the main job: a private federation on real writing
+	$(BIN)/locavore simulate $(ARGS)
+
+test: .venv/.dev lint types imports  ## set up and pass the tests
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.dev  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev  ## rewrite to style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.dev  ## static types
+	$(BIN)/mypy
+
+imports: .venv/.dev  ## rooms import one way
+	PYTHONPATH=.links $(BIN)/lint-imports
+
+clean:  ## remove what was built here
+	rm -rf .venv .venv-bench build dist *.egg-info

@@ -1,0 +1,45 @@
+"""Run a benchmark: ``python -m tests.benchmarks NAME [--quick] [--base NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from locavore.shared.errors import LocavoreError
+
+from . import text_runtime
+from .report import Options, Report
+
+__all__ = ["BENCHMARKS", "main"]
+
+BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "text_runtime": text_runtime.run,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; 0 when its goals hold, 1 when one is missed, else an error's code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("name", choices=sorted(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; correctness, no speed")
+    parser.add_argument(
+        "--base",
+        action="append",
+        default=[],
+        metavar="BASE",
+        help="a built base, by name or path, instead of the default ones; may be repeated",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        report = BENCHMARKS[given.name](Options(quick=given.quick, bases=tuple(given.base)))
+    except LocavoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(report.text())
+    print(report.json_line())
+    return 0 if report.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Whether our runtime writes what its torch twin would write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from locavore.client.runtime import TextModel
+from locavore.shared.adapters import Adapter, Array
+from locavore.shared.packages import Package
+
+from .work.ours import random_adapter
+
+__all__ = ["Equality", "compare_with_twin", "judge"]
+
+CLEAR = 1.0  # a margin, in logits, that rounding activations to 8 bits does not turn around
+_STEPS = 8  # tokens that are read one by one, through the cache
+
+
+@dataclass(frozen=True)
+class Equality:
+    """Of ``positions`` next tokens, ``clear`` had a clear winner; ``wrong`` tells which differ."""
+
+    positions: int
+    clear: int
+    wrong: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """One line for people."""
+        return (
+            f"greedy next token equals the twin's at {self.clear - len(self.wrong)} of "
+            f"{self.clear} clear positions ({self.positions} in all, bare and with adapter)"
+        )
+
+
+def compare_with_twin(package: Package, text: Sequence[int], rank: int) -> Equality:
+    """Compare bare and with a random adapter, the last few tokens through the cache."""
+    from locavore.client.training.adapted import AdaptedTwin
+    from locavore.shared.twin import open_twin
+
+    model = TextModel(package)
+    twin = AdaptedTwin(open_twin(package), package.base_id)
+    adapter = random_adapter(package.base_id, model.sites, rank, seed=0)
+    bare = judge(_twin_logits(twin, text, None), _our_tokens(model, text), "bare")
+    model.attach(adapter)
+    live = judge(_twin_logits(twin, text, adapter), _our_tokens(model, text), "with adapter")
+    return Equality(
+        bare.positions + live.positions, bare.clear + live.clear, (*bare.wrong, *live.wrong)
+    )
+
+
+def judge(expected: Array, found: Sequence[int], how: str) -> Equality:
+    """Compare tokens with logits ``(len(found), V)`` where the best is ahead by ``CLEAR``."""
+    ordered = np.sort(expected, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] >= CLEAR
+    wanted = expected.argmax(axis=1)
+    wrong = [
+        f"{how}, position {i}: token {found[i]}, the twin's is {wanted[i]}"
+        for i in np.flatnonzero(clear).tolist()
+        if found[i] != wanted[i]
+    ]
+    return Equality(len(found), int(clear.sum()), tuple(wrong))
+
+
+def _our_tokens(model: TextModel, text: Sequence[int]) -> list[int]:
+    """Next token at every position: a prefill, then single steps through the cache."""
+    graph, ids = model._graph, np.array([text])
+    cut = len(text) - _STEPS
+    past, tokens = graph.empty_past(1), []
+    for begin, end in [(0, cut), *((i, i + 1) for i in range(cut, len(text)))]:
+        step = graph.run(
+            ids[:, begin:end],
+            np.ones((1, end), np.int64),
+            np.arange(begin, end)[None],
+            np.arange(end - begin),
+            past,
+        )
+        past = step.past
+        tokens += [int(token) for token in step.logits[0].argmax(axis=1)]
+    return tokens
+
+
+def _twin_logits(twin: object, text: Sequence[int], adapter: Adapter | None) -> Array:
+    import torch
+
+    from locavore.client.training.adapted import AdaptedTwin
+
+    assert isinstance(twin, AdaptedTwin)
+    branches = {} if adapter is None else twin.frozen(adapter)
+    with torch.no_grad(), twin.branches(branches):
+        out = twin.model(input_ids=torch.tensor([list(text)]), use_cache=False)
+    logits: Array = out.logits[0].numpy()
+    return logits

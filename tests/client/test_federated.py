@@ -1,0 +1,189 @@
+"""A device in a federation: what it sends, when it refuses, and what it writes down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from locavore.client.device import Device
+from locavore.client.federated import MAX_RECORD_TOKENS, MIN_RECORDS, FederatedTextDevice
+from locavore.client.runtime import TextModel
+from locavore.client.training.adapted import AdaptedTwin
+from locavore.privacy.noise import insecure_seeded_noise
+from locavore.privacy.plan import PrivacyPlan
+from locavore.shared.adapters import Array
+from locavore.shared.contexts import Consent, UserDocument
+from locavore.shared.errors import AdapterError, PrivacyError, TooLittleDataError
+from locavore.shared.forms import Directions, SharedForm
+
+PLAN = PrivacyPlan(expected_batch=4, rounds=2)
+FEDERATE = Consent(train=True, federate=True)
+
+
+def make(
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    texts: list[str],
+    *,
+    consent: Consent = FEDERATE,
+    stream: int = 0,
+    ledger: Path | None = None,
+) -> FederatedTextDevice:
+    device = Device(model)
+    for i, text in enumerate(texts):
+        device.remember(UserDocument(body=text, consent=consent, id=f"{i:03}"))
+    return FederatedTextDevice(
+        device=device,
+        twin=twin,
+        form=SharedForm("core", twin.base_id, directions),
+        plan=PLAN,
+        noise=lambda round: insecure_seeded_noise(round, stream),
+        ledger=ledger,
+    )
+
+
+def test_it_returns_a_finite_update_of_the_right_length(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = make(model, twin, directions, private_texts)
+    theta = device.form.zero()
+    delta = device.train_shared(theta, round=1)
+    assert delta.shape == theta.shape
+    assert delta.dtype == np.float32
+    assert np.isfinite(delta).all()
+    assert np.any(delta)
+    assert (device.base_id, device.plan_digest) == (model.base_id, PLAN.digest)
+
+
+def test_the_same_records_under_other_noise_give_other_updates(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    theta = np.zeros(224, np.float32)
+
+    def update(stream: int, round: int = 1) -> Array:
+        device = make(model, twin, directions, private_texts, stream=stream)
+        return device.train_shared(theta, round=round)
+
+    np.testing.assert_array_equal(update(0), update(0))
+    assert not np.any(update(0) == update(1))
+    assert not np.any(update(0, round=1) == update(0, round=2))
+
+
+def test_noise_is_fresh_unless_a_test_says_otherwise(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = make(model, twin, directions, private_texts)
+    device = FederatedTextDevice(
+        device=device.device, twin=twin, form=device.form, plan=device.plan
+    )
+    theta = device.form.zero()
+    assert not np.any(device.train_shared(theta, round=1) == device.train_shared(theta, round=1))
+
+
+def test_too_few_records(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = make(model, twin, directions, private_texts[: MIN_RECORDS - 1])
+    with pytest.raises(TooLittleDataError, match="31 records may be federated, at least 32"):
+        device.train_shared(device.form.zero(), round=1)
+
+
+@pytest.mark.parametrize("consent", [Consent(), Consent(train=True), Consent(retrieve=True)])
+def test_records_without_consent_do_not_count(
+    consent: Consent,
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+) -> None:
+    device = make(model, twin, directions, private_texts, consent=consent)
+    assert device.records() == []
+    with pytest.raises(TooLittleDataError, match="0 records may be federated"):
+        device.train_shared(device.form.zero(), round=1)
+
+
+def test_a_record_is_cut_and_one_token_is_none(
+    model: TextModel, twin: AdaptedTwin, directions: Directions
+) -> None:
+    device = make(model, twin, directions, ["word " * 300, "x", "two words"])
+    assert [len(ids) for ids in device.records()] == [
+        MAX_RECORD_TOKENS,
+        len(model.encode("two words")),
+    ]
+
+
+@pytest.mark.parametrize("round", [-1, 0, 3])
+def test_a_round_beyond_the_plan_is_refused(
+    round: int,
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    device = make(model, twin, directions, private_texts, ledger=tmp_path / "ledger")
+    with pytest.raises(PrivacyError, match=rf"round must be 1\.\.2 as in the plan, got {round}"):
+        device.train_shared(device.form.zero(), round=round)
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_every_round_is_charged(
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    device = make(model, twin, directions, private_texts, ledger=tmp_path / "ledger")
+    for round in (1, 2):
+        device.train_shared(device.form.zero(), round=round)
+    lines = [json.loads(line) for line in (tmp_path / "ledger").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2]
+    assert lines[0] == {
+        "round": 1,
+        "plan": PLAN.digest,
+        "sampling_rate": 4 / 40,
+        "noise_multiplier": 1.0,
+        "steps": 1,
+    }
+
+
+def test_a_round_is_charged_before_it_is_trained(
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    device = make(model, twin, directions, private_texts, ledger=tmp_path / "ledger")
+    with pytest.raises(AdapterError):
+        device.train_shared(np.zeros(3, np.float32), round=1)
+    assert json.loads((tmp_path / "ledger").read_text())["round"] == 1
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_round(
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    device = make(model, twin, directions, private_texts, ledger=tmp_path)
+    with pytest.raises(OSError, match="directory"):
+        device.train_shared(device.form.zero(), round=1)
+
+
+def test_evaluation_stays_on_the_device(
+    model: TextModel, twin: AdaptedTwin, directions: Directions
+) -> None:
+    seen: list[int] = []
+    device = make(model, twin, directions, [])
+    device.evaluate = lambda _theta, round: seen.append(round)
+    device.evaluate_shared(device.form.zero(), round=2)
+    assert seen == [2]

@@ -1,0 +1,298 @@
+"""DP-SGD on the shared form: gradients per record, clipping, sampling, noise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+pytest.importorskip("torch", reason="needs the extra 'train'")
+
+import torch
+
+from locavore.client.runtime import TextModel
+from locavore.client.training.adapted import AdaptedTwin, Branch
+from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.shared import SharedTraining, clipped_sum, poisson_sample
+from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
+from locavore.privacy.plan import PrivacyPlan
+from locavore.shared.adapters import Array
+from locavore.shared.errors import AdapterError, PrivacyError, TrainingError
+from locavore.shared.forms import Directions, FormName, SharedForm
+
+FORMS: tuple[FormName, ...] = ("core", "ffa")
+RECORDS = [[70, 71, 300, 12], [90, 91], [17, 18, 19, 20, 21, 22, 23, 24, 25], [301, 5]]
+QUIET = PrivacyPlan(noise_multiplier=0, expected_batch=8, clip=1.0, local_steps=2)
+
+
+class Everyone:
+    """A noise source that samples every record and whose noise is zero."""
+
+    def uniform(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.full(count, 1e-9)
+
+    def gaussian(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.zeros(count)
+
+
+class Nobody:
+    """A noise source that samples no record, and whose noise is real."""
+
+    def uniform(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.full(count, 1 - 1e-9)
+
+    def gaussian(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return SecureNoise().gaussian(count)
+
+
+def training(
+    twin: AdaptedTwin,
+    directions: Directions,
+    name: FormName = "core",
+    plan: PrivacyPlan = QUIET,
+    noise: NoiseSource | None = None,
+    records: Sequence[Sequence[int]] = RECORDS,
+) -> SharedTraining:
+    return SharedTraining(
+        twin=twin,
+        form=SharedForm(name, twin.base_id, directions),
+        plan=plan,
+        records=records,
+        noise=noise or Everyone(),
+        start=(0,),
+    )
+
+
+def some_theta(form: SharedForm) -> Array:
+    return np.random.default_rng(2).standard_normal(form.dim).astype(np.float32) * np.float32(0.1)
+
+
+def gradient_by_autograd(work: SharedTraining, theta: Array, record: Sequence[int]) -> torch.Tensor:
+    """One record alone, by plain autograd on the middle matrices."""
+    form, branches, middles = work.form, {}, []
+    for site, matrix in form.unpack(theta).items():
+        a, b = (torch.from_numpy(m) for m in form.directions.factors[site])
+        middle = torch.tensor(matrix, requires_grad=True)
+        middles.append(middle)
+        branches[site] = Branch(a, b if form.name == "core" else None, middle)
+    with work.twin.branches(branches):
+        loss = per_record_loss(work.twin.model, token_batch([record], work.start)).sum()
+        grads = torch.autograd.grad(loss, middles)
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_gradients_per_record_equal_a_loop(
+    name: FormName, twin: AdaptedTwin, directions: Directions
+) -> None:
+    work = training(twin, directions, name)
+    theta = some_theta(work.form)
+    found = work.per_record_gradients(theta, RECORDS)
+    assert found.shape == (4, work.form.dim)
+    for row, record in zip(found, RECORDS, strict=True):
+        expected = gradient_by_autograd(work, theta, record)
+        assert expected.norm() > 1e-3
+        assert ((row - expected).norm() / expected.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_gradient_predicts_the_loss_of_the_adapter(
+    name: FormName, twin: AdaptedTwin, directions: Directions
+) -> None:
+    """Against finite differences through ``to_adapter``: packing order and form agree."""
+    work = training(twin, directions, name)
+    theta = some_theta(work.form)
+    gradient = work.per_record_gradients(theta, RECORDS[:1])[0].numpy()
+    direction = gradient / np.linalg.norm(gradient)
+
+    def loss(at: Array) -> float:
+        branches = twin.frozen(work.form.to_adapter(at.astype(np.float32)))
+        with torch.no_grad(), twin.branches(branches):
+            return per_record_loss(twin.model, token_batch(RECORDS[:1], (0,))).item()
+
+    step = 1e-2
+    slope = (loss(theta + step * direction) - loss(theta - step * direction)) / (2 * step)
+    assert slope == pytest.approx(float(np.linalg.norm(gradient)), rel=0.02)
+
+
+# --- clipping -------------------------------------------------------------------------------
+
+
+@given(
+    arrays(np.float32, (5, 7), elements=st.floats(width=32)),
+    st.floats(1e-3, 1e3),
+)
+def test_one_record_moves_the_sum_by_the_clipping_norm_at_most(rows: Array, clip: float) -> None:
+    whole, _ = clipped_sum(torch.from_numpy(rows), clip)
+    without, _ = clipped_sum(torch.from_numpy(rows[1:]), clip)
+    assert np.isfinite(whole).all()
+    assert np.linalg.norm(whole - without) <= clip * (1 + 1e-9)
+
+
+@given(arrays(np.float32, (1, 7), elements=st.floats(-1e3, 1e3, width=32)), st.floats(1e-3, 1e3))
+def test_clipping_keeps_direction_and_short_rows(rows: Array, clip: float) -> None:
+    found, dropped = clipped_sum(torch.from_numpy(rows), clip)
+    norm = float(np.linalg.norm(rows.astype(np.float64)))
+    expected = rows[0].astype(np.float64) * min(1.0, clip / max(norm, 1e-12))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert dropped == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_count_as_zero(bad: float) -> None:
+    rows = torch.tensor([[0.3, 0.4], [bad, 0.1], [0.0, 0.1]])
+    found, dropped = clipped_sum(rows, 1.0)
+    np.testing.assert_allclose(found, [0.3, 0.5], atol=1e-6)
+    assert dropped == 1
+
+
+# --- sampling and noise ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.25, 0.9])
+def test_the_poisson_rate(rate: float) -> None:
+    noise = insecure_seeded_noise(11)
+    sizes = [len(poisson_sample(200, rate, noise)) for _ in range(300)]
+    mean, variance = 200 * rate, 200 * rate * (1 - rate)
+    assert np.mean(sizes) == pytest.approx(mean, abs=5 * (variance / 300) ** 0.5)
+    assert np.var(sizes) == pytest.approx(variance, rel=0.5)
+
+
+def test_a_rate_of_one_takes_everybody_and_zero_nobody() -> None:
+    assert poisson_sample(50, 1.0, SecureNoise()) == list(range(50))
+    assert poisson_sample(50, 0.0, SecureNoise()) == []
+
+
+def test_a_step_without_records_is_noise_only(twin: AdaptedTwin, directions: Directions) -> None:
+    plan = PrivacyPlan(noise_multiplier=2.0, expected_batch=2, clip=3.0, learning_rate=0.1)
+    delta = training(twin, directions, plan=plan, noise=Nobody()).round(
+        np.zeros(14 * 16, np.float32)
+    )
+    assert delta.shape == (224,)
+    assert delta.std() == pytest.approx(0.1 * 2.0 / 2, rel=0.25)
+    assert abs(delta.mean()) < 0.04
+
+
+def test_the_noise_has_the_plans_deviation(twin: AdaptedTwin, directions: Directions) -> None:
+    """With and without noise on the same records: the difference is lr * sigma / batch."""
+    noisy = PrivacyPlan(noise_multiplier=1.5, expected_batch=4, clip=1.0, learning_rate=0.2)
+    quiet = PrivacyPlan(noise_multiplier=0, expected_batch=4, clip=1.0, learning_rate=0.2)
+    theta = np.zeros(224, np.float32)
+    with_noise = training(twin, directions, plan=noisy, noise=insecure_seeded_noise(1)).round(theta)
+    without = training(twin, directions, plan=quiet, noise=insecure_seeded_noise(1)).round(theta)
+    assert (with_noise - without).std() == pytest.approx(0.2 * 1.5 / 4, rel=0.25)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_without_noise_a_round_is_plain_clipped_sgd(
+    name: FormName, twin: AdaptedTwin, directions: Directions
+) -> None:
+    work = training(twin, directions, name)
+    theta = some_theta(work.form)
+    local = theta.astype(np.float64)
+    clipped = 0
+    for _ in range(QUIET.local_steps):
+        total = np.zeros(work.form.dim)
+        for record in RECORDS:
+            gradient = gradient_by_autograd(work, local.astype(np.float32), record).double().numpy()
+            norm = np.linalg.norm(gradient)
+            clipped += int(norm > QUIET.clip)
+            total += gradient * min(1.0, QUIET.clip / norm)
+        local -= QUIET.learning_rate * total / QUIET.expected_batch / QUIET.clip
+    assert clipped  # or the test shows nothing about clipping
+    found = work.round(theta)
+    np.testing.assert_allclose(found, local - theta, atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_micro_batches_change_nothing(
+    twin: AdaptedTwin, directions: Directions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from locavore.client.training import shared
+
+    whole = training(twin, directions).round(np.zeros(224, np.float32))
+    monkeypatch.setattr(shared, "_MICRO_BATCH", 3)
+    parts = training(twin, directions).round(np.zeros(224, np.float32))
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_theta_is_not_changed_and_of_the_right_length(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    work = training(twin, directions)
+    theta = some_theta(work.form)
+    before = theta.copy()
+    work.round(theta)
+    np.testing.assert_array_equal(theta, before)
+    with pytest.raises(AdapterError, match="another base or rank"):
+        work.round(np.zeros(3, np.float32))
+
+
+# --- what must not happen -------------------------------------------------------------------
+
+
+def spoiled(directions: Directions) -> Directions:
+    factors = dict(directions.factors)
+    site = next(iter(factors))
+    a, b = factors[site]
+    factors[site] = (a * np.float32(np.nan), b)
+    return Directions(factors)
+
+
+def test_nothing_but_nan_is_an_error(
+    twin: AdaptedTwin, directions: Directions, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "locavore.client")
+    with pytest.raises(TrainingError, match="every sampled record's"):
+        training(twin, spoiled(directions)).round(np.zeros(224, np.float32))
+    assert "4 of 4 records" in caplog.text
+
+
+def test_no_branch_stays_after_an_error(
+    twin: AdaptedTwin, directions: Directions, model: TextModel
+) -> None:
+    ids = model.encode("The nurse walked")
+    with torch.no_grad():
+        bare = twin.model(input_ids=torch.tensor([ids])).logits
+    with pytest.raises(TrainingError):
+        training(twin, spoiled(directions)).round(np.zeros(224, np.float32))
+    factors = dict(directions.factors) | {
+        "model.layers.9.mlp.up_proj": next(iter(directions.factors.values()))
+    }
+    with pytest.raises(AdapterError, match="no linear layer"):
+        training(twin, Directions(factors)).round(np.zeros(15 * 16, np.float32))
+    with torch.no_grad():
+        assert torch.equal(twin.model(input_ids=torch.tensor([ids])).logits, bare)
+
+
+def test_an_update_without_noise_under_a_private_plan_does_not_leave(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    with pytest.raises(PrivacyError, match="exactly zero although the plan adds noise"):
+        training(twin, directions, plan=plan, records=[]).round(np.zeros(224, np.float32))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_round_lowers_the_loss(
+    name: FormName,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    model: TextModel,
+) -> None:
+    records = [model.encode(text) for text in private_texts[:12]]
+    plan = PrivacyPlan(noise_multiplier=0, expected_batch=12, local_steps=6, learning_rate=0.3)
+    work = training(twin, directions, name, plan, records=records)
+    delta = work.round(work.form.zero())
+
+    def loss(theta: Array) -> float:
+        with torch.no_grad(), twin.branches(twin.frozen(work.form.to_adapter(theta))):
+            return per_record_loss(twin.model, token_batch(records, (0,))).mean().item()
+
+    assert loss(delta) < loss(work.form.zero()) - 0.02

@@ -1,0 +1,217 @@
+"""The main job, end to end, on a tiny base and a few invented people."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'simulate'")
+pytest.importorskip("flwr", reason="needs the extra 'simulate'")
+
+from locavore.client.runtime import TextModel
+from locavore.client.training.private import PrivateTraining
+from locavore.privacy.plan import PrivacyPlan
+from locavore.server.simulation import federation
+from locavore.server.simulation.config import ARMS, SimulationConfig
+from locavore.server.simulation.corpus import Corpus, Person
+from locavore.server.simulation.run import run_simulation
+from locavore.shared.adapters import load_adapter
+from locavore.shared.contexts import Consent, UserDocument
+from locavore.shared.errors import BadInputError, FederationError
+from locavore.shared.packages import Package
+
+THINGS = ("kettle", "roof", "goat", "ledger", "canoe", "lamp", "garden", "bell", "stove", "oar")
+DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
+
+
+def person(name: str, voice: str, records: int, consent: Consent | None = None) -> Person:
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    documents = [
+        UserDocument(
+            id=f"{name}-{i}",
+            body=f"{voice} On {DAYS[i % 4]} the {THINGS[i % 10]} number {i} was seen near the hill.",
+            time=start + timedelta(days=i),
+            consent=consent or Consent.full(),
+        )
+        for i in range(records + 2)
+    ]
+    return Person(name, tuple(documents[:records]), tuple(documents[records:]))
+
+
+@pytest.fixture
+def corpus(public_texts: tuple[str, ...]) -> Corpus:
+    public = {f"author {i}": (text, text[::-1], text * 2) for i, text in enumerate(public_texts)}
+    return Corpus(
+        (
+            person("quill", "Alas and alack!", 40),
+            person("brisk", "Right then, team.", 44),
+            person("newcomer", "Hm.", 5),
+            person("shy", "Secretly yours.", 40, Consent(retrieve=True)),
+        ),
+        public,
+    )
+
+
+CONFIG = SimulationConfig(
+    plan=PrivacyPlan(rounds=2, expected_batch=8, learning_rate=0.05),
+    private=PrivateTraining(steps=3, batch=8, rank=2),
+    prompt_tokens=8,
+    written=1,
+    written_tokens=6,
+)
+
+
+@pytest.fixture
+def run(package: Package, corpus: Corpus, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    return functools.partial(
+        run_simulation, package, corpus, CONFIG, tmp_path / "run", data_name="invented"
+    )
+
+
+def theta(folder: Path) -> dict[str, tuple[Any, Any]]:
+    return dict(load_adapter(folder / "shared").factors)
+
+
+def test_a_run_writes_what_it_promises(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    result = run()
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    html = (folder / "report.html").read_text()
+    assert "quill" in html
+    assert "<svg" in html
+    assert result["arms"] == list(ARMS)
+    for arm in ARMS:
+        expected = {"quill", "brisk"}
+        if not arm.startswith("shared"):
+            expected |= {"newcomer", "shy"}
+        assert set(result["scores"][arm]) == expected
+    assert result["summary"]["base"]["gain"] is None
+    assert [row["round"] for row in result["rounds"]] == [1, 2]
+    assert set(result["rounds"][1]["nll"]) == {"quill", "brisk"}
+    assert all(check["effect"] > 0 for check in result["checks"].values())
+
+
+def test_the_private_adapters_lower_the_loss_on_later_writing(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    summary = run()["summary"]
+    assert summary["shared + private"]["nll"] < summary["base"]["nll"]
+
+
+def test_devices_without_enough_consented_records_only_retrieve(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    result = run()
+    modes = {device["name"]: device["mode"] for device in result["data"]["devices"]}
+    assert modes["newcomer"] == modes["shy"] == "retrieval only"
+    assert set(result["epsilon"]) == {"quill", "brisk"}
+    assert not (tmp_path / "run" / "devices" / "shy" / "private").exists()
+    assert not (tmp_path / "run" / "devices" / "shy" / "ledger.jsonl").exists()
+
+
+def test_epsilon_follows_from_the_ledger(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    result = run()
+    rows = (tmp_path / "run" / "devices" / "quill" / "ledger.jsonl").read_text().splitlines()
+    assert len(rows) == CONFIG.plan.rounds
+    assert result["epsilon"]["quill"] == pytest.approx(CONFIG.plan.epsilon(40, rounds=2))
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
+    """Everything that travels in a run, as serialized bytes with its direction."""
+    seen: list[tuple[str, bytes]] = []
+
+    def tap(message: Any, direction: str) -> None:
+        content = message.content
+        raw = b"".join(
+            a.data + key.encode() for r in content.array_records.values() for key, a in r.items()
+        )
+        raw += repr([dict(r) for r in content.config_records.values()]).encode()
+        raw += repr([dict(r) for r in content.metric_records.values()]).encode()
+        seen.append((direction, raw))
+
+    whole = functools.partial(federation.run_in_process, tap=tap)
+    monkeypatch.setattr(federation, "run_in_process", whole)
+    yield seen
+
+
+def test_nothing_personal_is_on_the_wire(
+    run: Callable[..., dict[str, Any]],
+    captured: list[tuple[str, bytes]],
+    corpus: Corpus,
+    package: Package,
+    tmp_path: Path,
+) -> None:
+    run()
+    up = b"".join(raw for direction, raw in captured if direction == "up")
+    assert len(up) > 1000
+    model = TextModel(package, threads=1)
+    for owner in corpus.people[:2]:
+        private = load_adapter(tmp_path / "run" / "devices" / owner.name / "private")
+        for a, b in private.factors.values():
+            assert a.tobytes() not in up
+            assert b.tobytes() not in up
+        for document in owner.train:
+            ids = model.encode(document.body)
+            assert document.body[:20].encode() not in up
+            for kind in (np.int64, np.int32, np.uint16):
+                assert np.array(ids[:6], kind).tobytes() not in up
+            assert repr(ids[:6])[1:-1].encode() not in up
+        assert f"{len(owner.train)}".encode() not in _words(up)
+
+
+def _words(raw: bytes) -> set[bytes]:
+    """Values of the config and metric records, which travel as text beside the arrays."""
+    return set(raw.split(b"{", 1)[-1].replace(b",", b" ").replace(b"}", b" ").split())
+
+
+def test_an_interrupted_run_resumes_to_the_same_adapter(
+    run: Callable[..., dict[str, Any]],
+    package: Package,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run_simulation(package, corpus, CONFIG, tmp_path / "whole", data_name="invented")
+    original = federation.FederatedTextDevice.train_shared
+
+    def interrupted(self: Any, theta: Any, *, round: int) -> Any:
+        if round == 2:
+            raise KeyboardInterrupt
+        return original(self, theta, round=round)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation.FederatedTextDevice, "train_shared", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with pytest.raises(FederationError, match="resume"):
+        run()
+    result = run(resume=True)
+    assert [row["round"] for row in result["rounds"]] == [1, 2]
+    assert result["epsilon"] == whole["epsilon"]
+    for site, (a, b) in theta(tmp_path / "whole").items():
+        other_a, other_b = theta(tmp_path / "run")[site]
+        assert np.array_equal(a, other_a)
+        assert np.array_equal(b, other_b)
+
+
+def test_a_federation_without_data_says_so(
+    package: Package, public_texts: tuple[str, ...], tmp_path: Path
+) -> None:
+    empty = Corpus((Person("nobody", (), ()),), {"a": public_texts, "b": public_texts})
+    with pytest.raises(FederationError, match="enough records"):
+        run_simulation(package, empty, CONFIG, tmp_path / "run", data_name="empty")
+
+
+def test_bad_configurations_list_every_problem() -> None:
+    with pytest.raises(BadInputError, match=r"rank.*passages.*form"):
+        SimulationConfig(rank=0, passages=0, form="dense")  # type: ignore[arg-type]

@@ -1,0 +1,121 @@
+"""The command line, as a new user meets it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import locavore
+from locavore.home import bases_folder, signing_key
+from locavore.shared.adapters import Adapter, save_adapter
+from locavore.shared.packages import Package, sign_package
+
+
+def locavore_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "locavore.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture
+def installed(package: Package) -> str:
+    """The tiny base in this user's cache, signed by this user's key."""
+    folder = bases_folder() / "tiny"
+    shutil.copytree(package.folder, folder)
+    manifest = package.manifest
+    sign_package(
+        folder,
+        key=signing_key(),
+        name=manifest.name,
+        modality=manifest.modality,
+        precision=manifest.precision,
+        details=manifest.details,
+    )
+    return "tiny"
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert locavore.__version__.count(".") == 2
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("simulate",), ("generate",), ("base",), ("base", "build"), ("base", "list")]
+)
+def test_every_command_has_help(command: tuple[str, ...]) -> None:
+    done = locavore_command(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert len(done.stdout.splitlines()) > 4
+
+
+def test_bases_are_listed_verified_and_shown(installed: str) -> None:
+    assert installed in locavore_command("base", "list").stdout
+    assert locavore_command("base", "verify", installed).stdout.startswith("ok: ")
+    shown = locavore_command("base", "show", installed).stdout
+    assert "Check: graph vs twin" in shown
+    assert "model.onnx.data" in shown
+
+
+def test_generate_prints_the_prompts_continuation(installed: str) -> None:
+    done = locavore_command(
+        "generate", "--base", installed, "--max-tokens", "5", "The nurse walked to"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_generate_names_the_documents_that_it_used(installed: str, tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("The nurse walked to the harbour and sang.")
+    done = locavore_command(
+        *("generate", "--base", installed, "--max-tokens", "3"),
+        *("--documents", str(tmp_path), "The nurse walked"),
+    )
+    assert "used: note.md" in done.stdout
+
+
+def test_an_adapter_of_another_base_is_refused_in_one_line(installed: str, tmp_path: Path) -> None:
+    ones = np.ones((4, 1), np.float32)
+    save_adapter(Adapter("another-base", {"model.layers.0.mlp.up_proj": (ones, ones.T)}), tmp_path)
+    done = locavore_command("generate", "--base", installed, "--adapter", str(tmp_path), "Hello")
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "another-base" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("base", "verify", "nothing"), 3, "locavore base build"),
+        (("generate", "--base", "nothing", "Hello"), 3, "none yet"),
+        (("simulate", "--data", "nowhere"), 2, "nowhere"),
+        (("simulate", "--noise", "-1"), 2, "noise_multiplier"),
+        (("simulate", "--resume"), 2, "--out"),
+        (("simulate", "--no-such-option"), 2, "No such option"),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_an_exit_code(
+    arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = locavore_command(*arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tampered_base_is_refused(installed: str) -> None:
+    data = bases_folder() / installed / "model.onnx.data"
+    raw = bytearray(data.read_bytes())
+    raw[100] ^= 1
+    data.write_bytes(raw)
+    done = locavore_command("generate", "--base", installed, "Hello")
+    assert done.returncode == 3
+    assert "SHA-256" in done.stderr
