@@ -13,8 +13,8 @@ from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, Instruction, Provenance, UserDocument
 
 NOTES = {
-    "2026-03-02": "Dear Ann, the tomatoes are in. I talk to them, as you taught me, and water late.",
-    "2026-05-19": "Dear Ann, first fruit today, small and crooked, and sweeter than any from a shop.",
+    "2026-03-02": "Dear Ann, the tomatoes are in. I talk to them, as you taught me.",
+    "2026-05-19": "Dear Ann, first fruit today, small, crooked, sweeter than any shop's.",
     "2026-06-30": "Dear Tom, the boat needs paint. I have none, and no wish to buy any this year.",
 }
 

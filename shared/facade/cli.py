@@ -24,10 +24,9 @@ _DIRECTION_TEXTS = 40
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
     help="Federated on-device personalization of generative models.",
 )
-base_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Base-model packages.")
+base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
 app.add_typer(base_app, name="base")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
@@ -291,7 +290,7 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         Console(stderr=True).print(
-            "interrupted; 'locavore simulate --resume --out RUN' goes on from the last finished round"
+            "interrupted; 'locavore simulate --resume --out RUN' goes on after the last round"
         )
         sys.exit(130)
     except Exception as error:

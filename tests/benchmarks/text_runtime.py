@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from locavore.home import find_base, installed_bases
 from locavore.shared.errors import BadInputError
@@ -21,13 +24,17 @@ from locavore.shared.errors import BadInputError
 from . import peers
 from .equality import compare_with_twin
 from .report import Goal, Options, Report, machine_line
+from .tiny import build_tiny_bases
 from .workers import Measured, Worker
+
+if TYPE_CHECKING:
+    from locavore.export.quantize import Precision
 
 __all__ = ["COLUMNS", "GOALS", "Figures", "Variant", "figures", "ratios", "run"]
 
 NAME = "text_runtime"
 SOURCE = "smollm2-135m-instruct"
-PRECISIONS = ("int4", "int8", "int8-dynamic")
+PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "int8-dynamic")
 TORCH, GENAI, LLAMA = "torch fp32", "onnxruntime-genai int4", "llama.cpp q4_0"
 ADAPTED = " + adapter"
 THREADS, RANK = 2, 8
@@ -70,7 +77,7 @@ class Variant:
     """A runtime under its name in the table, and the command of its worker."""
 
     name: str
-    command: Sequence[str]
+    command: tuple[str, ...]
     ours: bool = False
 
 
@@ -98,8 +105,12 @@ class Figures:
 
 def run(options: Options) -> Report:
     """Check our variants against their twins, then measure everything side by side."""
+    with tempfile.TemporaryDirectory(prefix="locavore-") as scratch:
+        return _run(options, _bases(options, Path(scratch)))
+
+
+def _run(options: Options, bases: Mapping[str, str]) -> Report:
     sizes = QUICK if options.quick else FULL
-    bases = _bases(options)
     text = _prompt(bases[next(iter(bases))], sizes.prompt)
     checked = {name: compare_with_twin(find_base(base), text, RANK) for name, base in bases.items()}
     variants, notes = _variants(bases, options)
@@ -124,21 +135,23 @@ def run(options: Options) -> Report:
     )
 
 
-def _bases(options: Options) -> dict[str, str]:
+def _bases(options: Options, scratch: Path) -> dict[str, str]:
     """Precision to the name or path of a built base; missing ones of the default are built."""
     if options.bases:
         found = {find_base(base).manifest.precision: base for base in options.bases}
         if len(found) < len(options.bases):
             raise BadInputError("the bases to compare must differ in their precision")
         return found
+    if options.quick:
+        return build_tiny_bases(scratch, PRECISIONS)
     names = {precision: f"{SOURCE}-{precision}" for precision in PRECISIONS}
     built = {folder.name for folder in installed_bases()}
     for precision, name in names.items():
         if name not in built:
             print(f"building {name}; once, then cached", flush=True)
-            code = "from locavore.cli import main; main()"
-            command = [sys.executable, "-c", code, "base", "build", SOURCE]
-            subprocess.run([*command, "--precision", precision], check=True)
+            command = [sys.executable, "-c", "from locavore.cli import main; main()"]
+            command += ["base", "build", SOURCE, "--precision", precision]
+            subprocess.run(command, check=True)
     return names
 
 
@@ -178,12 +191,12 @@ def _variants(bases: Mapping[str, str], options: Options) -> tuple[list[Variant]
         if found is None:
             notes.append(f"{name} is left out: it is not installed; 'make bench-env' does it")
         else:
-            variants.append(Variant(name, found))
+            variants.append(Variant(name, tuple(found)))
     return variants, notes
 
 
-def _python(worker: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"tests.benchmarks.work.{worker}", *arguments]
+def _python(worker: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"tests.benchmarks.work.{worker}", *arguments)
 
 
 def _measure(variants: Sequence[Variant], text: Sequence[int], sizes: Sizes) -> dict[str, Figures]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from locavore.client.runtime import Generation, TextModel, _Row
-from locavore.client.sampling import Sampling
+from locavore.client.sampling import Sampling, choose
 from locavore.shared.errors import BadInputError, ContextLengthError, IntegrityError
 from locavore.shared.packages import Package, open_package, sign_package
 
@@ -50,19 +50,24 @@ def test_it_continues_what_it_was_trained_on(
     assert 0 < done.tokens <= 60
 
 
-def test_greedy_equals_the_twin_token_by_token(model: TextModel, twin: AdaptedTwin) -> None:
+@pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(temperature=3, seed=2)])
+@pytest.mark.parametrize("prompt", ["Rain fell on", "zebra 東京 ☂"])
+def test_every_token_is_the_one_that_the_twin_would_choose(
+    prompt: str, sampling: Sampling, model: TextModel, twin: AdaptedTwin
+) -> None:
     import torch
 
-    how = Generation(max_tokens=12, sampling=Sampling(repetition_penalty=1))
-    ids = [*model.start, *model.encode("Rain fell on")]
-    for _ in range(12):
+    rng = np.random.default_rng([sampling.seed, 0])
+    start = [*model.start, *model.encode(prompt)]
+    ids = list(start)
+    for _ in range(24):
         with torch.no_grad():
-            token = int(twin.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-        if token == 1:
+            logits = twin.model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()
+        if (token := choose(logits, ids, sampling, rng)) == 1:
             break
         ids.append(token)
-    (done,) = model.generate(["Rain fell on"], how)
-    assert done.text == model.decode(ids[1 + len(model.encode("Rain fell on")) :])
+    (done,) = model.generate([prompt], Generation(max_tokens=24, sampling=sampling))
+    assert done.text == model.decode(ids[len(start) :])
 
 
 def test_the_end_token_ends_a_text_and_is_no_part_of_it(model: TextModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'simulate'")
 pytest.importorskip("flwr", reason="needs the extra 'simulate'")
 
+from locavore.client.federated import FederatedTextDevice
 from locavore.client.runtime import TextModel
 from locavore.client.training.private import PrivateTraining
 from locavore.privacy.plan import PrivacyPlan
-from locavore.server.simulation import federation
 from locavore.server.simulation.config import ARMS, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
+from locavore.server.simulation.grid import run_in_process
 from locavore.server.simulation.run import run_simulation
 from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, UserDocument
@@ -36,7 +37,7 @@ def person(name: str, voice: str, records: int, consent: Consent | None = None) 
     documents = [
         UserDocument(
             id=f"{name}-{i}",
-            body=f"{voice} On {DAYS[i % 4]} the {THINGS[i % 10]} number {i} was seen near the hill.",
+            body=f"{voice} On {DAYS[i % 4]} the {THINGS[i % 10]} number {i} was near the hill.",
             time=start + timedelta(days=i),
             consent=consent or Consent.full(),
         )
@@ -126,7 +127,7 @@ def test_epsilon_follows_from_the_ledger(
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """Everything that travels in a run, as serialized bytes with its direction."""
     seen: list[tuple[str, bytes]] = []
 
@@ -139,9 +140,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]
         raw += repr([dict(r) for r in content.metric_records.values()]).encode()
         seen.append((direction, raw))
 
-    whole = functools.partial(federation.run_in_process, tap=tap)
-    monkeypatch.setattr(federation, "run_in_process", whole)
-    yield seen
+    tapped = functools.partial(run_in_process, tap=tap)
+    monkeypatch.setattr("locavore.server.simulation.federation.run_in_process", tapped)
+    return seen
 
 
 def test_nothing_personal_is_on_the_wire(
@@ -182,7 +183,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run_simulation(package, corpus, CONFIG, tmp_path / "whole", data_name="invented")
-    original = federation.FederatedTextDevice.train_shared
+    original = FederatedTextDevice.train_shared
 
     def interrupted(self: Any, theta: Any, *, round: int) -> Any:
         if round == 2:
@@ -190,7 +191,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter(
         return original(self, theta, round=round)
 
     with monkeypatch.context() as patch:
-        patch.setattr(federation.FederatedTextDevice, "train_shared", interrupted)
+        patch.setattr(FederatedTextDevice, "train_shared", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
     with pytest.raises(FederationError, match="resume"):
