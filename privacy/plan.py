@@ -13,6 +13,8 @@ from .accounting import epsilon_of_dp_sgd
 
 __all__ = ["PrivacyPlan"]
 
+_LEAST_NOISE = 0.2  # below, ε runs into the hundreds and protects nobody
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
@@ -53,8 +55,11 @@ class PrivacyPlan:
         for name in ("clip", "learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 problems.append(f"{name} must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.noise_multiplier < 1e6:
-            problems.append(f"noise_multiplier must be 0..1e6, got {self.noise_multiplier}")
+        if self.noise_multiplier and not _LEAST_NOISE <= self.noise_multiplier < 1e6:
+            problems.append(
+                f"noise_multiplier must be 0 (no privacy) or {_LEAST_NOISE}..1e6, "
+                f"got {self.noise_multiplier}"
+            )
         for name in ("expected_batch", "local_steps", "rounds"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click import Command
 from typer.main import get_command
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,7 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
                 assert option in options, line
 
 
-def _walk(command):  # type: ignore[no-untyped-def]
+def _walk(command: Command) -> Iterator[Command]:
     yield command
     for child in getattr(command, "commands", {}).values():
         yield from _walk(child)

@@ -1,7 +1,7 @@
 """After training: was the adapter that is returned the one that was trained, and does it run?
 
 Asserted, not assumed: a public tool trained forty-five GPU hours of adapters whose live weights
-never moved (meta-pytorch/opacus issue 820).
+never moved (meta-pytorch/opacus #820).
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ...shared.errors import BadInputError
+
 __all__ = ["TokenBatch", "per_record_loss", "token_batch"]
 
 _CHUNK = 256  # positions whose logits (each as wide as the vocabulary) exist at once
@@ -45,7 +47,12 @@ def token_batch(records: Sequence[Sequence[int]], start: Sequence[int] = ()) -> 
 
 
 def per_record_loss(model: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
-    """Mean negative log-likelihood (nats) of each record's target tokens, ``(B,)``."""
+    """Mean negative log-likelihood (nats) of each record's target tokens, ``(B,)``.
+
+    Raises:
+        BadInputError: the model does more to its logits than a matrix and a soft cap.
+    """
+    _require_plain_head(model)
     hidden = model.base_model(
         input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
     ).last_hidden_state
@@ -56,6 +63,16 @@ def per_record_loss(model: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
         hidden[:, :-1], head, batch.ids[:, 1:], target, cap
     )
     return losses.sum(1) / target.sum(1).clamp(min=1)
+
+
+def _require_plain_head(model: PreTrainedModel) -> None:
+    for option in ("logits_scaling", "logit_scale"):
+        if getattr(model.config, option, None) not in (None, 1, 1.0):
+            raise BadInputError(f"training does not support {type(model).__name__}: {option}")
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise BadInputError(
+            f"training does not support {type(model).__name__}: an output head with a bias"
+        )
 
 
 class _HeadLoss(torch.autograd.Function):

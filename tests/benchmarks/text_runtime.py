@@ -69,7 +69,7 @@ class Sizes:
 
 
 FULL = Sizes(prompt=256, new=64, turns=5)
-QUICK = Sizes(prompt=24, new=8, turns=1)
+QUICK = Sizes(prompt=96, new=8, turns=1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _bases(options: Options, scratch: Path) -> dict[str, str]:
         return found
     if options.quick:
         return build_tiny_bases(scratch, PRECISIONS)
-    names = {precision: f"{SOURCE}-{precision}" for precision in PRECISIONS}
+    names: dict[str, str] = {precision: f"{SOURCE}-{precision}" for precision in PRECISIONS}
     built = {folder.name for folder in installed_bases()}
     for precision, name in names.items():
         if name not in built:

@@ -22,7 +22,7 @@ def build_tiny_bases(folder: Path, precisions: Sequence[Precision]) -> dict[str,
     from locavore.export.build import BuildPlan, build_text_base
 
     source, texts = _source(), tuple(f"The {word} of the day." for word in "abcdef")
-    paths = {}
+    paths: dict[str, str] = {}
     for precision in precisions:
         plan = BuildPlan(precision=precision, direction_rank=1, public_texts=texts)
         build_text_base(source, folder / precision, plan, signing_key())

@@ -29,7 +29,7 @@ def random_adapter(
     factors = {}
     for site, (width_in, width_out) in sites.items():
         a = rng.standard_normal((width_in, rank)) / width_in**0.5
-        b = rng.standard_normal((rank, width_out)) * 0.02 / width_out**0.5
+        b = rng.standard_normal((rank, width_out)) * 0.05 / width_out**0.5
         factors[site] = (a.astype(np.float32), b.astype(np.float32))
     return Adapter(base_id, factors)
 

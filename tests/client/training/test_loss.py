@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.loss import _CHUNK, _HeadLoss, per_record_loss, token_batch
+from locavore.shared.errors import BadInputError
 
 RECORDS = [[70, 71, 300, 12], [90], [17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27], [301, 5]]
 
@@ -66,3 +67,29 @@ def test_the_hand_written_gradient_equals_autograd(cap: float, tokens: int, seed
     (expected,) = torch.autograd.grad((expected_losses * weights).sum(), hidden)
     torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("GraniteConfig", {"logits_scaling": 4.0}),
+        ("CohereConfig", {"logit_scale": 0.0625}),
+        ("PhiConfig", {}),
+    ],
+)
+def test_a_head_that_does_more_is_refused_by_name(family: str, extra: dict[str, float]) -> None:
+    import transformers
+
+    config = getattr(transformers, family)(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        **extra,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(BadInputError, match=type(model).__name__):
+        per_record_loss(model, token_batch([[1, 2, 3]]))
