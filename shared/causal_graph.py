@@ -59,6 +59,8 @@ class CausalGraph:
         # int8 activations in the fused block-quantized kernels: several times faster, and
         # within the tolerance that the export check states.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+        # Idle threads of one run must not take processors from whatever comes after it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = ort.InferenceSession(
             str(package.path(GRAPH)), options, providers=["CPUExecutionProvider"]
         )

@@ -63,16 +63,19 @@ class Branch(nn.Module):
         self.a, self.b, self.middle, self.sink = a, b, middle, sink
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x (B, T, in)`` to the change of the layer's output ``(B, T, out)``."""
-        value = x @ self.a
+        """``x (B, T, in)`` to the change of the layer's output ``(B, T, out)``.
+
+        Wide products run in ``x``'s precision, the few numbers between them in float32.
+        """
+        value = (x @ self.a.to(x.dtype)).float()
         if self.middle is not None:
             if self.sink is None:
                 value = value @ self.middle
             else:
                 # Under the first trained site nothing requires gradients yet.
                 value = value if value.requires_grad else value.requires_grad_()
-                value = PerRecordProduct.apply(value, self.middle, self.sink)  # type: ignore[no-untyped-call]
-        return value if self.b is None else value @ self.b
+                value = PerRecordProduct.apply(value, self.middle, self.sink)
+        return value if self.b is None else value.to(x.dtype) @ self.b.to(x.dtype)
 
 
 class _Site(nn.Module):
@@ -84,15 +87,11 @@ class _Site(nn.Module):
         self.branches: list[Branch] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output plus every branch, branches computed in float32."""
+        """The layer's output plus every branch."""
         y: torch.Tensor = self.base(x)
-        if not self.branches:
-            return y
-        wide = x.float()
-        change: torch.Tensor = self.branches[0](wide)
-        for branch in self.branches[1:]:
-            change = change + branch(wide)
-        return y + change.to(y.dtype)
+        for branch in self.branches:
+            y = y + branch(x).to(y.dtype)
+        return y
 
 
 class AdaptedTwin:

@@ -20,7 +20,7 @@ from .loss import per_record_loss, token_batch
 __all__ = ["SharedTraining", "clipped_sum", "poisson_sample"]
 
 _log = logging.getLogger("locavore.client")
-_MICRO_BATCH = 16  # DP-SGD is a sum over records: cutting a batch changes nothing but memory
+_MICRO_BATCH = 8  # DP-SGD is a sum over records: cutting a batch changes nothing but memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,9 @@ class SharedTraining:
         )
         total = np.zeros(self.form.dim)
         dropped = 0
-        for start in range(0, len(chosen), _MICRO_BATCH):
-            rows = [self.records[i] for i in chosen[start : start + _MICRO_BATCH]]
+        sampled = sorted((self.records[i] for i in chosen), key=len)  # little padding
+        for start in range(0, len(sampled), _MICRO_BATCH):
+            rows = sampled[start : start + _MICRO_BATCH]
             gradients = self.per_record_gradients(theta, rows)  # sensitive: one row a record
             part, bad = clipped_sum(gradients, self.plan.clip)
             del gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .work.ours import random_adapter
 __all__ = ["Equality", "compare_with_twin", "judge"]
 
 CLEAR = 1.0  # a margin, in logits, that rounding activations to 8 bits does not turn around
+_STRENGTH = 2.0  # of the adapter: it must turn many next tokens into others
 _STEPS = 8  # tokens that are read one by one, through the cache
 
 
@@ -42,19 +44,20 @@ def compare_with_twin(package: Package, text: Sequence[int], rank: int) -> Equal
 
     model = TextModel(package)
     twin = AdaptedTwin(open_twin(package), package.base_id)
-    adapter = random_adapter(package.base_id, model.sites, rank, seed=0)
-    bare = judge(_twin_logits(twin, text, None), _our_tokens(model, text), "bare")
+    adapter = random_adapter(package.base_id, model.sites, rank, seed=0, strength=_STRENGTH)
+    expected, changed = _twin_logits(twin, text, None), _twin_logits(twin, text, adapter)
+    bare = judge(expected, _our_tokens(model, text), "bare")
     model.attach(adapter)
-    live = judge(_twin_logits(twin, text, adapter), _our_tokens(model, text), "with adapter")
-    return Equality(
-        bare.positions + live.positions, bare.clear + live.clear, (*bare.wrong, *live.wrong)
-    )
+    live = judge(changed, _our_tokens(model, text), "with adapter")
+    wrong = (*bare.wrong, *live.wrong)
+    if not (_clear(changed) & (changed.argmax(axis=1) != expected.argmax(axis=1))).any():
+        wrong += ("the random adapter changes no clear position: nothing was checked",)
+    return Equality(bare.positions + live.positions, bare.clear + live.clear, wrong)
 
 
 def judge(expected: Array, found: Sequence[int], how: str) -> Equality:
     """Compare tokens with logits ``(len(found), V)`` where the best is ahead by ``CLEAR``."""
-    ordered = np.sort(expected, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] >= CLEAR
+    clear = _clear(expected)
     wanted = expected.argmax(axis=1)
     wrong = [
         f"{how}, position {i}: token {found[i]}, the twin's is {wanted[i]}"
@@ -62,6 +65,11 @@ def judge(expected: Array, found: Sequence[int], how: str) -> Equality:
         if found[i] != wanted[i]
     ]
     return Equality(len(found), int(clear.sum()), tuple(wrong))
+
+
+def _clear(logits: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    ordered = np.sort(logits, axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2] >= CLEAR)
 
 
 def _our_tokens(model: TextModel, text: Sequence[int]) -> list[int]:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PeerError", "float_folder", "genai_command", "llama_command"]
 
 ENVIRONMENT = ROOT / ".venv-bench"
-_MODULES = ENVIRONMENT / "node" / "node_modules"
-_PYTHON = ENVIRONMENT / "bin" / "python"
+
 
 # Hugging Face's names of a Llama's layers, and llama.cpp's.
 _LAYER_NAMES = {
@@ -64,18 +63,24 @@ def genai_command(source: Path, threads: int) -> list[str] | None:
         return None
     folder = source.with_name(source.name.replace("-float32", "-genai-int4"))
     _made(folder, lambda work: _build_genai(found[0], source, work))
-    return [str(_PYTHON), "-m", "tests.benchmarks.work.genai", str(folder), str(threads)]
+    return [
+        str(ENVIRONMENT / "bin" / "python"),
+        "-m",
+        "tests.benchmarks.work.genai",
+        str(folder),
+        str(threads),
+    ]
 
 
 def llama_command(source: Path, threads: int) -> list[str] | None:
     """The command of llama.cpp's worker; none where it, or node, is not installed."""
-    node = shutil.which("node")
-    if node is None or not (_MODULES / "node-llama-cpp").is_dir():
+    node, modules = shutil.which("node"), ENVIRONMENT / "node" / "node_modules"
+    if node is None or not (modules / "node-llama-cpp").is_dir():
         return None
     folder = source.with_name(source.name.replace("-float32", "-q4_0"))
     _made(folder, lambda work: _write_gguf(source, work / "model.gguf"))
     worker = Path(__file__).parent / "work" / "llama.mjs"
-    return [node, str(worker), str(_MODULES), str(folder / "model.gguf"), str(threads)]
+    return [node, str(worker), str(modules), str(folder / "model.gguf"), str(threads)]
 
 
 def _made(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -22,14 +22,14 @@ __all__ = ["Ours", "random_adapter"]
 
 
 def random_adapter(
-    base_id: str, sites: dict[str, tuple[int, int]], rank: int, seed: int
+    base_id: str, sites: dict[str, tuple[int, int]], rank: int, seed: int, strength: float = 0.05
 ) -> Adapter:
-    """An adapter at every site, small enough to leave the text readable."""
+    """A random adapter at every site; the default strength leaves the text readable."""
     rng = np.random.default_rng(seed)
     factors = {}
     for site, (width_in, width_out) in sites.items():
         a = rng.standard_normal((width_in, rank)) / width_in**0.5
-        b = rng.standard_normal((rank, width_out)) * 0.05 / width_out**0.5
+        b = rng.standard_normal((rank, width_out)) * strength / width_out**0.5
         factors[site] = (a.astype(np.float32), b.astype(np.float32))
     return Adapter(base_id, factors)
 
