@@ -36,5 +36,12 @@ types: .venv/.dev  ## static types
 imports: .venv/.dev  ## rooms import one way
 	PYTHONPATH=.links $(BIN)/lint-imports
 
+bench-env:  ## the benchmarks' peers, in an environment of their own
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0
+	mkdir -p .venv-bench/node
+	cd .venv-bench/node && npm i --ignore-scripts --no-fund --no-audit \
+		node-llama-cpp @node-llama-cpp/linux-x64
+
 clean:  ## remove what was built here
 	rm -rf .venv .venv-bench build dist *.egg-info

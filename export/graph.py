@@ -94,7 +94,7 @@ def new_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
 
 
 def optimize(model: ir.Model) -> None:
-    """Fold constants, fuse rotary embeddings and norms, and merge equal nodes."""
+    """Fold constants and merge equal nodes."""
     onnxscript.optimizer.optimize_ir(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)

@@ -74,7 +74,9 @@ class Branch(nn.Module):
             else:
                 # Under the first trained site nothing requires gradients yet.
                 value = value if value.requires_grad else value.requires_grad_()
-                value = PerRecordProduct.apply(value, self.middle, self.sink)
+                value = PerRecordProduct.apply(  # type: ignore[no-untyped-call]
+                    value, self.middle, self.sink
+                )
         return value if self.b is None else value.to(x.dtype) @ self.b.to(x.dtype)
 
 
