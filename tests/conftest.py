@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import settings
 
 from locavore.client.runtime import TextModel
+from locavore.home import bases_folder, signing_key
 from locavore.shared.forms import Directions
-from locavore.shared.packages import Package
+from locavore.shared.packages import Package, sign_package
 
 if TYPE_CHECKING:
     from locavore.client.training.adapted import AdaptedTwin
@@ -217,3 +219,20 @@ def twin(package: Package) -> AdaptedTwin:
 def directions(package: Package) -> Directions:
     """The public directions that came with the float32 package."""
     return Directions.load(package.path("directions.safetensors"))
+
+
+@pytest.fixture
+def installed(package: Package) -> str:
+    """The tiny base in this user's cache, signed by this user's key."""
+    folder = bases_folder() / "tiny"
+    shutil.copytree(package.folder, folder)
+    manifest = package.manifest
+    sign_package(
+        folder,
+        key=signing_key(),
+        name=manifest.name,
+        modality=manifest.modality,
+        precision=manifest.precision,
+        details=manifest.details,
+    )
+    return "tiny"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 
 import locavore
-from locavore.home import bases_folder, signing_key
+from locavore.home import bases_folder
 from locavore.shared.adapters import Adapter, save_adapter
-from locavore.shared.packages import Package, sign_package
 
 
 def locavore_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,23 +22,6 @@ def locavore_command(*arguments: str, cwd: Path | None = None) -> subprocess.Com
         cwd=cwd,
         check=False,
     )
-
-
-@pytest.fixture
-def installed(package: Package) -> str:
-    """The tiny base in this user's cache, signed by this user's key."""
-    folder = bases_folder() / "tiny"
-    shutil.copytree(package.folder, folder)
-    manifest = package.manifest
-    sign_package(
-        folder,
-        key=signing_key(),
-        name=manifest.name,
-        modality=manifest.modality,
-        precision=manifest.precision,
-        details=manifest.details,
-    )
-    return "tiny"
 
 
 def test_the_version_is_the_installed_one() -> None:

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from locavore.home import bases_folder, signing_key
-from locavore.shared.packages import Package, sign_package
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-@pytest.fixture
-def installed(package: Package) -> str:
-    """The tiny base in this user's cache, signed by this user's key."""
-    folder = bases_folder() / "tiny"
-    shutil.copytree(package.folder, folder)
-    manifest = package.manifest
-    sign_package(
-        folder,
-        key=signing_key(),
-        name=manifest.name,
-        modality=manifest.modality,
-        precision=manifest.precision,
-        details=manifest.details,
-    )
-    return "tiny"
 
 
 def run(name: str, *arguments: str) -> str:
