@@ -37,7 +37,7 @@ class ExportReport:
 
     Args:
         rel_base: graph against twin, bare base.
-        rel_adapter: graph against twin, with an adapter whose effect is of the logits' size.
+        rel_adapter: graph against twin, with a small random adapter on every site.
         tolerance: the bound that both stayed under.
         nll_float: mean next-token loss (nats) of the float original on the texts.
         nll_graph: the same for the exported graph.

@@ -260,7 +260,7 @@ class _Run:
             "rounds": self.rounds,
             "checks": {name: asdict(check) for name, check in self.checks.items()},
             "samples": _samples(people, written, self.config),
-            "notes": _notes(people, self.config),
+            "notes": _notes(people, self.config, form.dim),
         }
 
 
@@ -339,7 +339,7 @@ def _samples(
     return samples
 
 
-def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig) -> list[str]:
+def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig, dim: int) -> list[str]:
     notes = [
         "Every held-out passage is later than all records on its author's device.",
         "Losses and texts come from the ONNX runtime; adapters were trained on its torch twin.",
@@ -349,6 +349,9 @@ def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig) -> list[
     few = [person.name for person in people if not person.trains]
     if few:
         notes.append(f"Retrieval only, for want of records: {', '.join(few)}.")
-    if config.plan.signal_to_noise(1, 1) < 1:
-        notes.append("The plan's noise exceeds its largest signal even for one parameter.")
+    members = len(people) - len(few)
+    if config.plan.signal_to_noise(dim, min(config.cohort or members, members)) < 1:
+        notes.append(
+            "The plan's noise exceeds its largest signal: the shared adapter is mostly noise."
+        )
     return notes
