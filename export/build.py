@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -113,25 +114,31 @@ def _build(
     say("optimizing the graph")
     rewrites = passes.prepare(model)
     ports = find_ports(model)
-    say(f"quantizing {len(ports)} layers to {plan.precision}")
+    sites = [site for port in ports.values() for site in port.sites]
+    say(f"quantizing {len(sites)} layers to {plan.precision}")
     stored = quantize_graph(model, plan.precision)
     inject_ports(model, ports)
     ir.save(model, work / GRAPH, external_data=DATA, size_threshold_bytes=_INLINE_BYTES)
-    _weight_table(work, stored, source.model).save(work / WEIGHTS)
+    _weight_table(work, stored, source.model, ports).save(work / WEIGHTS)
     (work / TOKENIZER).write_text(source.tokenizer_json)
     (work / CONFIG).write_text(source.model.config.to_json_string(use_diff=False))
     say("computing public directions")
     texts = _tokens(source, plan.public_texts)
     directions = public_directions(
         cast_weights(copy.deepcopy(source.model), fast_dtype()),
-        list(ports),
+        sites,
         texts[_CHECK_TEXTS:] or texts,
-        rank=min(plan.direction_rank, _smallest(ports)),
+        rank=min(plan.direction_rank, _narrowest(ports)),
         progress=lambda done: say(f"computing public directions {done:.0%}"),
     )
     directions.save(work / DIRECTIONS)
     say("checking the graph against its twin")
-    return _check_and_sign(source, work, plan, key, texts[:_CHECK_TEXTS], opset, rewrites)
+    graph = {
+        "opset": opset,
+        "rewrites": rewrites,
+        "ports": {name: list(port.sites.items()) for name, port in ports.items()},
+    }
+    return _check_and_sign(source, work, plan, key, texts[:_CHECK_TEXTS], graph)
 
 
 def _check_and_sign(
@@ -140,12 +147,10 @@ def _check_and_sign(
     plan: BuildPlan,
     key: Ed25519PrivateKey,
     texts: Sequence[Sequence[int]],
-    opset: int,
-    rewrites: dict[str, int],
+    graph: dict[str, object],
 ) -> ExportReport:
     details: dict[str, object] = {
-        "opset": opset,
-        "rewrites": rewrites,
+        **graph,
         "special": source.special,
         "chat": list(source.chat) if source.chat else None,
         "max_tokens": source.max_tokens,
@@ -172,7 +177,12 @@ def _check_and_sign(
     return report
 
 
-def _weight_table(work: Path, stored: dict[str, Quantized], model: PreTrainedModel) -> WeightTable:
+def _weight_table(
+    work: Path,
+    stored: dict[str, Quantized],
+    model: PreTrainedModel,
+    ports: Mapping[str, Port],
+) -> WeightTable:
     """Map parameters to the byte ranges that saving gave them."""
     saved = {
         name: value.const_value
@@ -186,31 +196,46 @@ def _weight_table(work: Path, stored: dict[str, Quantized], model: PreTrainedMod
         assert tensor.length is not None
         return Span(offset=tensor.offset, length=tensor.length)
 
+    merged = _merged_columns(ports)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     entries = {}
-    for name in parameters:
+    for parameter in parameters:
+        name, columns = merged.get(parameter, (parameter, None))
         linear = f"{name}{passes.LINEAR_SUFFIX}"
         if name in stored:
             q = stored[name]
             prefix = name if f"{name}.levels" in saved else f"{name}.rows"
-            entries[name] = StoredWeight(
+            entries[parameter] = StoredWeight(
                 kind="int4" if q.bits == 4 else "int8",
                 shape=tuple(q.levels.shape),
                 transposed=True,
                 values=span(f"{prefix}.levels"),
                 scales=span(f"{prefix}.scales"),
                 block=q.block,
+                columns=columns,
             )
         elif name in saved or linear in saved:
             found = name if name in saved else linear
-            entries[name] = StoredWeight(
+            entries[parameter] = StoredWeight(
                 kind="float32",
                 shape=tuple(int(n) for n in saved[found].shape),
                 transposed=found == linear,
                 values=span(found),
+                columns=columns,
             )
     _append_lost(work / DATA, parameters, entries)
     return WeightTable(entries, work / DATA)
+
+
+def _merged_columns(ports: Mapping[str, Port]) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Parameters of merged layers: the weight that holds them, and which of its columns."""
+    places = {}
+    for name, port in ports.items():
+        if len(port.sites) > 1:
+            stops = np.cumsum(list(port.sites.values())).tolist()
+            for site, start, stop in zip(port.sites, [0, *stops], stops, strict=False):
+                places[f"{site}.weight"] = (f"{name}.weight", (start, stop))
+    return places
 
 
 def _append_lost(
@@ -238,8 +263,8 @@ def _tokens(source: Source, texts: Sequence[str]) -> list[list[int]]:
     return tokens_of(lambda text: tokenizer.encode(text).ids, texts)
 
 
-def _smallest(ports: dict[str, Port]) -> int:
-    return min(min(port.width_in, port.width_out) for port in ports.values())
+def _narrowest(ports: Mapping[str, Port]) -> int:
+    return min(min(port.width_in, *port.sites.values()) for port in ports.values())
 
 
 def _public(key: Ed25519PrivateKey) -> bytes:

@@ -29,6 +29,8 @@ TOLERANCE: dict[Precision, float] = {
     "int4": 0.06,
     "int8-dynamic": 0.2,
 }
+_CLEAR = 1.5  # times the tolerance that the probe adapter must change the logits by
+_STRONGEST = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,9 @@ class ExportReport:
 
     Args:
         rel_base: graph against twin, bare base.
-        rel_adapter: graph against twin, with a small random adapter on every site.
+        rel_adapter: graph against twin, with a random adapter on every site.
+        effect: adapted twin against bare twin; well above the tolerance, so that a graph which
+            ignores the adapter cannot pass.
         tolerance: the bound that both stayed under.
         nll_float: mean next-token loss (nats) of the float original on the texts.
         nll_graph: the same for the exported graph.
@@ -46,6 +50,7 @@ class ExportReport:
 
     rel_base: float
     rel_adapter: float
+    effect: float
     tolerance: float
     nll_float: float
     nll_graph: float
@@ -55,8 +60,9 @@ class ExportReport:
         """One line for people."""
         return (
             f"graph vs twin: base {self.rel_base:.1e}, with adapter {self.rel_adapter:.1e} "
-            f"(tolerance {self.tolerance:.0e}); loss {self.nll_float:.3f} float -> "
-            f"{self.nll_graph:.3f}; size {self.size_ratio:.3f} of float32"
+            f"of an effect of {self.effect:.1e} (tolerance {self.tolerance:.0e}); "
+            f"loss {self.nll_float:.3f} float -> {self.nll_graph:.3f}; "
+            f"size {self.size_ratio:.3f} of float32"
         )
 
 
@@ -72,19 +78,22 @@ def check_package(
         ExportMismatchError: graph and twin differ by more than the stated tolerance.
     """
     graph, twin = CausalGraph(package), open_twin(package)
-    adapter = _probe_adapter(graph)
     base = [_graph_logits(graph, text) for text in texts]
-    rel_base = _rel(base, [_torch_logits(twin, text) for text in texts])
+    twin_base = [_torch_logits(twin, text) for text in texts]
+    rel_base = _rel(base, twin_base)
+    effect, strength = 0.0, 0.1
+    while effect < _CLEAR * TOLERANCE[precision] and strength < _STRONGEST:
+        strength *= 2
+        adapter = _probe_adapter(graph, strength)
+        twin_adapted = _adapted_logits(twin, adapter, texts)
+        effect = _rel(twin_adapted, twin_base)
     graph.attach(adapter)
-    adapted = [_graph_logits(graph, text) for text in texts]
-    handles = _attach_twin(twin, adapter)
-    rel_adapter = _rel(adapted, [_torch_logits(twin, text) for text in texts])
-    for handle in handles:
-        handle.remove()
+    rel_adapter = _rel([_graph_logits(graph, text) for text in texts], twin_adapted)
     parameters = sum(p.numel() * 4 for p in original.parameters())
     report = ExportReport(
         rel_base=rel_base,
         rel_adapter=rel_adapter,
+        effect=effect,
         tolerance=TOLERANCE[precision],
         nll_float=_nll([_torch_logits(original, text) for text in texts], texts),
         nll_graph=_nll(base, texts),
@@ -95,26 +104,31 @@ def check_package(
     return report
 
 
-def _probe_adapter(graph: CausalGraph, rank: int = 4) -> Adapter:
+def _probe_adapter(graph: CausalGraph, strength: float, rank: int = 4) -> Adapter:
     rng = np.random.default_rng(0)
     factors = {}
     for site, (width_in, width_out) in graph.sites.items():
         a = rng.standard_normal((width_in, rank)).astype(np.float32) / np.float32(width_in**0.5)
         b = rng.standard_normal((rank, width_out)).astype(np.float32)
-        factors[site] = (a, b * np.float32(0.05 / width_out**0.5))
+        factors[site] = (a, b * np.float32(strength / width_out**0.5))
     return Adapter(graph.base_id, factors)
 
 
-def _attach_twin(
-    twin: PreTrainedModel, adapter: Adapter
-) -> list[torch.utils.hooks.RemovableHandle]:
+def _adapted_logits(
+    twin: PreTrainedModel, adapter: Adapter, texts: Sequence[Sequence[int]]
+) -> list[Array]:
     def hook(a: torch.Tensor, b: torch.Tensor):  # type: ignore[no-untyped-def]
         return lambda _m, inputs, output: output + (inputs[0] @ a) @ b
 
-    return [
+    handles = [
         twin.get_submodule(site).register_forward_hook(hook(torch.tensor(a), torch.tensor(b)))
         for site, (a, b) in adapter.factors.items()
     ]
+    try:
+        return [_torch_logits(twin, text) for text in texts]
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _graph_logits(graph: CausalGraph, text: Sequence[int]) -> Array:

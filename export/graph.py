@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
+import onnxscript.rewriter.onnx_fusions
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 from ..shared.errors import PackageError
 
-__all__ = ["LINEAR_SUFFIX", "fuse_attention", "optimize", "pin_linears", "prepare"]
+__all__ = [
+    "LINEAR_SUFFIX",
+    "fuse_attention",
+    "members",
+    "merge_siblings",
+    "optimize",
+    "pin_linears",
+    "prepare",
+]
 
 LINEAR_SUFFIX = ".transposed"  # marks the (in, out) initializer of a linear layer
+_JOIN = "+"  # between the names of layers that were merged into one
+_WIDTHS = ".widths"  # marks the initializer that splits a merged layer's output
 _WRAPPER = "model."  # the tracer's wrapper module in front of every parameter name
 
 
@@ -21,8 +34,9 @@ def prepare(model: ir.Model) -> dict[str, int]:
     linears = pin_linears(model)
     optimize(model)
     fused = fuse_attention(model)
+    merged = merge_siblings(model)
     expose_hidden(model)
-    return {"linears": linears, "attentions": fused}
+    return {"linears": linears, "attentions": fused, "merged": merged}
 
 
 def strip_wrapper(model: ir.Model) -> None:
@@ -94,8 +108,9 @@ def new_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
 
 
 def optimize(model: ir.Model) -> None:
-    """Fold constants and merge equal nodes."""
+    """Fold constants, fuse normalizations and rotary embeddings, and merge equal nodes."""
     onnxscript.optimizer.optimize_ir(model)
+    onnxscript.rewriter.onnx_fusions.fuse(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
 
@@ -118,6 +133,68 @@ def fuse_attention(model: ir.Model) -> int:
         fused += 1
     RemoveUnusedNodesPass()(model)
     return fused
+
+
+def merge_siblings(model: ir.Model) -> int:
+    """Compute the linear layers of one module that read the same value as one product.
+
+    Query, key and value (or an MLP's gate and up projection) become columns of one weight,
+    ``...q_proj+k_proj+v_proj``: fewer and larger products, and one adapter branch instead of
+    three. Returns how many layers were merged.
+    """
+    siblings: dict[tuple[str, ir.Value], list[ir.Node]] = {}
+    for node in model.graph:
+        x, weight = (node.inputs[0], node.inputs[1]) if node.op_type == "MatMul" else (None, None)
+        if x is None or weight is None or not str(weight.name).endswith(LINEAR_SUFFIX):
+            continue
+        module = str(weight.name).removesuffix(LINEAR_SUFFIX).rsplit(".", 2)[0]
+        siblings.setdefault((module, x), []).append(node)
+    groups = [nodes for nodes in siblings.values() if len(nodes) > 1]
+    for nodes in groups:
+        _merge(model.graph, nodes)
+    RemoveUnusedNodesPass()(model)
+    return sum(map(len, groups))
+
+
+def _merge(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    weights = [node.inputs[1] for node in nodes]
+    arrays = [w.const_value.numpy() for w in weights if w is not None and w.const_value is not None]
+    module, leaves = "", []
+    for weight in weights:
+        assert weight is not None
+        module, leaf, parameter = str(weight.name).removesuffix(LINEAR_SUFFIX).rsplit(".", 2)
+        leaves.append(leaf)
+    name = f"{module}.{_JOIN.join(leaves)}.{parameter}{LINEAR_SUFFIX}"
+    joined = new_initializer(graph, name, ir.tensor(np.concatenate(arrays, axis=1), name=name))
+    widths = np.array([array.shape[1] for array in arrays], np.int64)
+    sizes = new_initializer(graph, f"{name}{_WIDTHS}", ir.tensor(widths))
+    product = ir.node("MatMul", [nodes[0].inputs[0], joined])
+    product.outputs[0].type = nodes[0].outputs[0].type
+    split = ir.node(
+        "Split", [product.outputs[0], sizes], attributes={"axis": -1}, num_outputs=len(nodes)
+    )
+    graph.insert_before(nodes[0], [product, split])
+    for node, part in zip(nodes, split.outputs, strict=True):
+        old = node.outputs[0]
+        part.type, part.shape = old.type, old.shape
+        old.replace_all_uses_with(part)
+        graph.remove(node, safe=True)
+    for weight in weights:
+        assert weight is not None
+        if not weight.uses():
+            del graph.initializers[str(weight.name)]
+
+
+def members(graph: ir.Graph, weight: ir.Value) -> dict[str, int]:
+    """The linear layers behind a pinned weight, merged or not, each with its output width."""
+    assert weight.shape is not None
+    module, leaves, _ = str(weight.name).removesuffix(LINEAR_SUFFIX).rsplit(".", 2)
+    names = [f"{module}.{leaf}" for leaf in leaves.split(_JOIN)]
+    if len(names) == 1:
+        return {names[0]: int(weight.shape[1])}
+    widths = graph.initializers[f"{weight.name}{_WIDTHS}"].const_value
+    assert widths is not None
+    return dict(zip(names, widths.numpy().tolist(), strict=True))
 
 
 def _cache_concat(value: ir.Value | None) -> ir.Node | None:

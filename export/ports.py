@@ -1,8 +1,10 @@
 """LoRA ports: every linear layer of a graph takes an adapter as plain inputs.
 
-``y += (x @ A) @ B`` is injected after quantization, so the adapter's branch stays float. The
-inputs are required and have a dynamic rank; rank 0 is "no adapter". Overridable initializers
-would be ignored by some ONNX Runtime bindings and refused by others; plain inputs work in all.
+Layers that were merged share one port: their ``A`` stand side by side in it and their ``B`` on
+the block diagonal. ``y += (x @ A) @ B`` is injected after quantization, so the adapter's branch
+stays float. The inputs are required and have a dynamic rank; rank 0 is "no adapter". Overridable
+initializers would be ignored by some ONNX Runtime bindings and refused by others; plain inputs
+work in all.
 """
 
 from __future__ import annotations
@@ -14,19 +16,23 @@ import onnx_ir as ir
 
 from ..shared.causal_graph import A_PORT, B_PORT
 from ..shared.errors import BadInputError
-from .graph import LINEAR_SUFFIX
+from .graph import LINEAR_SUFFIX, members
 
 __all__ = ["Port", "find_ports", "inject_ports"]
 
 
 @dataclass(frozen=True)
 class Port:
-    """Input and output value names and widths of one linear layer."""
+    """A linear layer: names of its input and output values, widths, and the sites behind it.
+
+    ``sites`` gives every site's output width, in the order in which they stand in the layer.
+    """
 
     x: str
     y: str
     width_in: int
     width_out: int
+    sites: Mapping[str, int]
 
 
 def find_ports(model: ir.Model) -> dict[str, Port]:
@@ -40,14 +46,15 @@ def find_ports(model: ir.Model) -> dict[str, Port]:
         weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
         if weight is None or not str(weight.name).endswith(f".weight{LINEAR_SUFFIX}"):
             continue
-        site = str(weight.name).removesuffix(f".weight{LINEAR_SUFFIX}")
-        if ".layers." not in site or weight.shape is None or node.inputs[0] is None:
+        name = str(weight.name).removesuffix(f".weight{LINEAR_SUFFIX}")
+        if ".layers." not in name or weight.shape is None or node.inputs[0] is None:
             continue
-        ports[site] = Port(
+        ports[name] = Port(
             str(node.inputs[0].name),
             str(node.outputs[0].name),
             int(weight.shape[0]),
             int(weight.shape[1]),
+            members(model.graph, weight),
         )
     if not ports:
         raise BadInputError("the model has no linear layers that could take an adapter")
@@ -60,10 +67,10 @@ def inject_ports(model: ir.Model, ports: Mapping[str, Port]) -> None:
     values = {str(v.name): v for v in graph.inputs}
     for node in graph:
         values.update({str(v.name): v for v in node.outputs})
-    for site, port in ports.items():
-        rank = f"{site}.rank"  # a name of its own: an adapter may leave layers out or mix ranks
-        a = _input(graph, site + A_PORT, [port.width_in, rank])
-        b = _input(graph, site + B_PORT, [rank, port.width_out])
+    for name, port in ports.items():
+        rank = f"{name}.rank"  # a name of its own: an adapter may leave layers out or mix ranks
+        a = _input(graph, name + A_PORT, [port.width_in, rank])
+        b = _input(graph, name + B_PORT, [rank, port.width_out])
         _branch(graph, values[port.x], values[port.y], a, b)
     for node in graph:  # shapes inferred before quantization no longer hold
         for value in node.outputs:

@@ -95,6 +95,8 @@ def compose(*adapters: Adapter) -> Adapter:
     """
     if not adapters:
         raise AdapterError("compose needs at least one adapter")
+    if len(adapters) == 1:
+        return adapters[0]
     for other in adapters[1:]:
         other.require_base(adapters[0].base_id)
     sites = dict.fromkeys(site for adapter in adapters for site in adapter.factors)

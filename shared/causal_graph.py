@@ -3,9 +3,11 @@
 Inputs (int64 unless said): ``input_ids (B, S)``, ``attention_mask (B, P + S)``,
 ``position_ids (B, S)``, ``logits_to_keep (K,)`` (indices into S), float32
 ``past.{layer}.{key|value} (B, H, P, D)`` and float32 LoRA ports
-``{site}.lora_A (in, r)`` and ``{site}.lora_B (r, out)`` with a dynamic rank; rank 0 is
-"no adapter". Outputs: ``logits (B, K, V)``, ``present.{layer}.{key|value}`` and ``hidden
-(B, K, D)``, the last hidden states behind the logits.
+``{port}.lora_A (in, r)`` and ``{port}.lora_B (r, out)`` with a dynamic rank; rank 0 is
+"no adapter". A port serves one linear layer, or several that the graph computes as one product
+(query, key and value): the manifest's ``ports`` lists its sites with their output widths.
+Outputs: ``logits (B, K, V)``, ``present.{layer}.{key|value}`` and ``hidden (B, K, D)``, the last
+hidden states behind the logits.
 """
 
 from __future__ import annotations
@@ -66,24 +68,17 @@ class CausalGraph:
         )
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
         self._past_shapes = {n: s for n, s in inputs.items() if n.startswith("past.")}
-        self._ports = {n: s for n, s in inputs.items() if n.endswith((A_PORT, B_PORT))}
         self._outputs = [o.name for o in self._session.get_outputs()]
         self.base_id = package.base_id
-        self._no_adapter = {n: _rank0(s) for n, s in self._ports.items()}
+        self._ports = {n: dict(sites) for n, sites in package.manifest.details["ports"].items()}
+        self.sites: dict[str, tuple[int, int]] = {
+            site: (inputs[port + A_PORT][0], width)
+            for port, widths in self._ports.items()
+            for site, width in widths.items()
+        }  # site to (in, out) of every layer that takes an adapter
+        self._no_adapter = {n: _rank0(s) for n, s in inputs.items() if n.endswith((A_PORT, B_PORT))}
         self._feeds = self._no_adapter
         self.adapter: Adapter | None = None  # the live one; changed by attach()
-
-    @property
-    def sites(self) -> dict[str, tuple[int, int]]:
-        """Site name to ``(in, out)`` of every layer that takes an adapter."""
-        return {
-            name.removesuffix(A_PORT): (
-                shape[0],
-                self._ports[name.removesuffix(A_PORT) + B_PORT][1],
-            )
-            for name, shape in self._ports.items()
-            if name.endswith(A_PORT)
-        }
 
     def attach(self, adapter: Adapter | None) -> None:
         """Swap the live adapter; ``None`` gives the bare base. No session is rebuilt.
@@ -95,10 +90,12 @@ class CausalGraph:
             self._feeds, self.adapter = self._no_adapter, None
             return
         adapter.require_base(self.base_id)
-        feeds = dict(self._no_adapter)
         for site, (a, b) in adapter.factors.items():
             self._require_fit(site, a, b)
-            feeds[site + A_PORT], feeds[site + B_PORT] = a, b
+        feeds = dict(self._no_adapter)
+        for port, widths in self._ports.items():
+            if any(site in adapter.factors for site in widths):
+                feeds[port + A_PORT], feeds[port + B_PORT] = _port_factors(widths, adapter)
         self._feeds, self.adapter = feeds, adapter
 
     def _require_fit(self, site: str, a: Array, b: Array) -> None:
@@ -139,6 +136,21 @@ class CausalGraph:
         out = dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
         present = {name: out["present" + name.removeprefix("past")] for name in past}
         return Step(out["logits"], present, out["hidden"])
+
+
+def _port_factors(widths: Mapping[str, int], adapter: Adapter) -> tuple[Array, Array]:
+    """``A`` of a port's sites side by side, their ``B`` on the block diagonal."""
+    held = [(site, *adapter.factors[site]) for site in widths if site in adapter.factors]
+    if len(widths) == 1:
+        return held[0][1:]
+    rank = sum(a.shape[1] for _, a, _ in held)
+    up = np.zeros((rank, sum(widths.values())), np.float32)
+    starts = dict(zip(widths, np.cumsum([0, *widths.values()]), strict=False))
+    row = 0
+    for site, _, b in held:
+        up[row : row + len(b), starts[site] : starts[site] + widths[site]] = b
+        row += len(b)
+    return np.concatenate([a for _, a, _ in held], axis=1), up
 
 
 def _rank0(shape: list[int | str]) -> Array:

@@ -42,6 +42,7 @@ class StoredWeight:
         values: bytes of the elements; two per byte, low nibble first, for ``int4``.
         scales: bytes of the float32 scales, ``(in / block, out)``; none for ``float32``.
         block: how many elements along the first axis share a scale.
+        columns: the parameter is these columns (from, to) of what is stored; all when none.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class StoredWeight:
     values: Span
     scales: Span | None = None
     block: int = 1
+    columns: tuple[int, int] | None = None
 
 
 class WeightTable:
@@ -100,13 +102,14 @@ def unpack_int4(raw: np.ndarray[Any, np.dtype[np.uint8]], count: int) -> Array:
 
 
 def _entry(fields: dict[str, Any]) -> StoredWeight:
-    scales = fields.pop("scales")
+    scales, columns = fields.pop("scales"), fields.pop("columns")
     return StoredWeight(
         **{
             **fields,
             "shape": tuple(fields["shape"]),
             "values": Span(**fields["values"]),
             "scales": Span(**scales) if scales else None,
+            "columns": tuple(columns) if columns else None,
         }
     )
 
@@ -133,4 +136,6 @@ def _dequantize(entry: StoredWeight, mapped: np.ndarray[Any, Any]) -> Array:
         value = (levels.reshape(rows // entry.block, entry.block, columns) * scales).reshape(
             rows, columns
         )
+    if entry.columns is not None:
+        value = value[:, slice(*entry.columns)]
     return np.ascontiguousarray(value.T if entry.transposed else value)

@@ -203,7 +203,7 @@ def test_quantized_packages_are_smaller(packages: Callable[[Precision], Package]
 def test_attention_is_fused_where_the_operator_exists(package: Package) -> None:
     details = package.manifest.details
     assert details["opset"] == 23
-    assert details["rewrites"] == {"attentions": 2, "linears": 15}
+    assert details["rewrites"] == {"attentions": 2, "linears": 15, "merged": 10}
 
 
 def test_the_older_opset_works_too(
@@ -228,6 +228,23 @@ def test_the_package_tells_the_runtime_what_it_needs(package: Package) -> None:
     assert details["chat"] == ["<|start|>user\n", "<|end|>\n<|start|>assistant\n"]
     assert details["max_tokens"] == 256
     assert package.manifest.name == "tiny-llama"
+
+
+@pytest.mark.parametrize("leaves", [("q_proj", "v_proj"), ("k_proj",), ("up_proj", "o_proj")])
+def test_layers_that_share_a_port_may_be_adapted_alone_and_at_different_ranks(
+    package: Package, leaves: tuple[str, ...]
+) -> None:
+    graph, twin = CausalGraph(package), AdaptedTwin(open_twin(package), package.base_id)
+    wide, narrow = random_adapter(graph, rank=3), random_adapter(graph, rank=1)
+    factors = {
+        site: (narrow if site.endswith("v_proj") else wide).factors[site]
+        for site in graph.sites
+        if site.endswith(leaves)
+    }
+    adapter = Adapter(package.base_id, factors)
+    graph.attach(adapter)
+    assert rel(logits(graph), twin_logits(twin)) > 1e-3
+    assert rel(logits(graph), twin_logits(twin, adapter)) <= TOLERANCE["float32"]
 
 
 def test_directions_fit_every_port(package: Package, directions: Directions) -> None:

@@ -83,8 +83,8 @@ def test_an_honest_copy_passes(
 @pytest.mark.parametrize(
     ("precision", "tamper"),
     [
-        ("int8", swap(GATE, UP, "scales")),
-        ("int8", swap(GATE, UP, "values", "scales")),
+        ("int8", swap(Q0, Q1, "scales")),
+        ("int8", swap(GATE, UP, "columns")),
         ("int4", swap(Q0, Q1, "values", "scales")),
         ("float32", swap(Q0, Q1, "values")),
         ("float32", spoil_norm),
@@ -103,3 +103,21 @@ def test_a_graph_and_a_twin_that_disagree_are_refused(
     package = tampered(packages(precision), tmp_path / "copy", key, trusted, tamper)
     with pytest.raises(ExportMismatchError, match="is refused: graph vs twin"):
         check_package(package, tiny_source.model, texts, precision)
+
+
+def test_an_adapter_that_reaches_the_wrong_layers_is_refused(
+    packages: Callable[[Precision], Package],
+    tiny_source: Source,
+    texts: list[list[int]],
+    key: Ed25519PrivateKey,
+    trusted: list[bytes],
+    tmp_path: Path,
+) -> None:
+    honest = packages("int8").manifest.details
+    turned = {name: sites[::-1] for name, sites in honest["ports"].items()}
+    copy = tmp_path / "copy"
+    shutil.copytree(packages("int8").folder, copy)
+    details = {**honest, "ports": turned}
+    sign_package(copy, key=key, name="x", modality="text", precision="int8", details=details)
+    with pytest.raises(ExportMismatchError, match="is refused: graph vs twin"):
+        check_package(open_package(copy, trusted=trusted), tiny_source.model, texts, "int8")

@@ -64,6 +64,9 @@ def test_a_table_reads_back(tmp_path: Path) -> None:
     entries = {
         "plain": StoredWeight(kind="float32", shape=(2, 3), transposed=False, values=span),
         "turned": StoredWeight(kind="float32", shape=(2, 3), transposed=True, values=span),
+        "part": StoredWeight(
+            kind="float32", shape=(2, 3), transposed=True, values=span, columns=(1, 3)
+        ),
     }
     WeightTable(entries, data).save(tmp_path / "weights.json")
     table = WeightTable.load(tmp_path / "weights.json", data)
@@ -71,6 +74,7 @@ def test_a_table_reads_back(tmp_path: Path) -> None:
     found = dict(table)
     np.testing.assert_array_equal(found["plain"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(found["turned"], [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(found["part"], [[1, 4], [2, 5]])
 
 
 def test_quantized_without_scales_is_refused(tmp_path: Path) -> None:
