@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
 from ..shared.adapters import Adapter, Array, compose
@@ -316,7 +317,9 @@ def _padding_first(past: Past, mask: _Ints, lengths: _Ints) -> tuple[Past, _Ints
     if not order[:, 0].any():
         return past, mask
     moved = {
-        name: np.take_along_axis(value, order[:, None, :, None], axis=2)
+        name: OrtValue.ortvalue_from_numpy(
+            np.take_along_axis(value.numpy(), order[:, None, :, None], axis=2)
+        )
         for name, value in past.items()
     }
     return moved, np.take_along_axis(mask, order, axis=1)

@@ -14,6 +14,7 @@ from ..shared.errors import PackageError
 
 __all__ = [
     "LINEAR_SUFFIX",
+    "flatten_heads",
     "fuse_attention",
     "members",
     "merge_siblings",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 LINEAR_SUFFIX = ".transposed"  # marks the (in, out) initializer of a linear layer
+_SWAP_HEADS = (0, 2, 1, 3)  # (B, S, H, D) to (B, H, S, D) and back
 _JOIN = "+"  # between the names of layers that were merged into one
 _WIDTHS = ".widths"  # marks the initializer that splits a merged layer's output
 _WRAPPER = "model."  # the tracer's wrapper module in front of every parameter name
@@ -34,9 +36,10 @@ def prepare(model: ir.Model) -> dict[str, int]:
     linears = pin_linears(model)
     optimize(model)
     fused = fuse_attention(model)
+    flat = flatten_heads(model)
     merged = merge_siblings(model)
     expose_hidden(model)
-    return {"linears": linears, "attentions": fused, "merged": merged}
+    return {"linears": linears, "attentions": fused, "flat": flat, "merged": merged}
 
 
 def strip_wrapper(model: ir.Model) -> None:
@@ -133,6 +136,73 @@ def fuse_attention(model: ir.Model) -> int:
         fused += 1
     RemoveUnusedNodesPass()(model)
     return fused
+
+
+def flatten_heads(model: ir.Model) -> int:
+    """Let ``Attention`` and ``RotaryEmbedding`` take ``(B, S, H * D)`` as linear layers give it.
+
+    The tracer splits heads off, transposes, and undoes both afterwards; the operators (ONNX
+    opset 23) do it themselves. Attentions that do not match the pattern are left as they are.
+    """
+    graph, flattened = model.graph, 0
+    for node in list(graph):
+        if node.op_type != "Attention":
+            continue
+        split = [_split_heads(value) for value in node.inputs[:3]]
+        together = _joined_heads(node.outputs[0])
+        if together is None or None in split:
+            continue
+        query, key, _ = (int(heads) for _, _, heads in split)  # type: ignore[misc]
+        for index, (source, rotary, _) in enumerate(split):  # type: ignore[misc]
+            if rotary is not None:
+                attributes = {name: attr.value for name, attr in rotary.attributes.items()}
+                turned = ir.node("RotaryEmbedding", [source, *rotary.inputs[1:]], attributes)
+                graph.insert_before(node, turned)
+                source = turned.outputs[0]
+            node.replace_input_with(index, source)
+        node.attributes["q_num_heads"] = ir.AttrInt64("q_num_heads", query)
+        node.attributes["kv_num_heads"] = ir.AttrInt64("kv_num_heads", key)
+        node.outputs[0].shape, node.outputs[0].type = together.shape, together.type
+        together.replace_all_uses_with(node.outputs[0])
+        flattened += 1
+    RemoveUnusedNodesPass()(model)
+    return flattened
+
+
+def _split_heads(value: ir.Value | None) -> tuple[ir.Value, ir.Node | None, int] | None:
+    """What ``[RotaryEmbedding of] Transpose of Reshape`` starts from, and the number of heads."""
+    node = value.producer() if value is not None else None
+    rotary = node if node is not None and node.op_type == "RotaryEmbedding" else None
+    if rotary is not None:
+        inner = rotary.inputs[0]
+        node = inner.producer() if inner is not None else None
+    reshape = _swap_heads_source(node)
+    if node is None or reshape is None or reshape.op_type != "Reshape":
+        return None
+    source, shape = reshape.inputs[0], node.outputs[0].shape
+    if source is None or source.shape is None or len(source.shape) != 3 or shape is None:
+        return None
+    return (source, rotary, int(shape[1])) if isinstance(shape[1], int) else None
+
+
+def _joined_heads(value: ir.Value) -> ir.Value | None:
+    """The ``Reshape of Transpose`` that is all that is made of an attention's result."""
+    for wanted in ("Transpose", "Reshape"):
+        uses = list(value.uses())
+        if len(uses) != 1 or uses[0].node.op_type != wanted:
+            return None
+        node = uses[0].node
+        if wanted == "Transpose" and tuple(node.attributes["perm"].as_ints()) != _SWAP_HEADS:
+            return None
+        value = node.outputs[0]
+    return value if value.shape is not None and len(value.shape) == 3 else None
+
+
+def _swap_heads_source(node: ir.Node | None) -> ir.Node | None:
+    if node is None or node.op_type != "Transpose" or node.inputs[0] is None:
+        return None
+    swaps = tuple(node.attributes["perm"].as_ints()) == _SWAP_HEADS
+    return node.inputs[0].producer() if swaps else None
 
 
 def merge_siblings(model: ir.Model) -> int:

@@ -27,7 +27,7 @@ from .packages import Package
 __all__ = ["CausalGraph", "Past", "Step"]
 
 Ints = npt.NDArray[np.int64]
-Past = dict[str, Any]
+Past = dict[str, ort.OrtValue]
 
 GRAPH = "model.onnx"
 DATA = "model.onnx.data"
@@ -77,8 +77,9 @@ class CausalGraph:
             for site, width in widths.items()
         }  # site to (in, out) of every layer that takes an adapter
         self._no_adapter = {n: _rank0(s) for n, s in inputs.items() if n.endswith((A_PORT, B_PORT))}
-        self._feeds = self._no_adapter
-        self.adapter: Adapter | None = None  # the live one; changed by attach()
+        self._binding = self._session.io_binding()  # holds the live adapter between runs
+        self.adapter: Adapter | None = None  # changed by attach()
+        self.attach(None)
 
     def attach(self, adapter: Adapter | None) -> None:
         """Swap the live adapter; ``None`` gives the bare base. No session is rebuilt.
@@ -86,17 +87,18 @@ class CausalGraph:
         Raises:
             AdapterError: the adapter belongs to another base or does not fit a site.
         """
-        if adapter is None:
-            self._feeds, self.adapter = self._no_adapter, None
-            return
-        adapter.require_base(self.base_id)
-        for site, (a, b) in adapter.factors.items():
-            self._require_fit(site, a, b)
         feeds = dict(self._no_adapter)
-        for port, widths in self._ports.items():
-            if any(site in adapter.factors for site in widths):
-                feeds[port + A_PORT], feeds[port + B_PORT] = _port_factors(widths, adapter)
-        self._feeds, self.adapter = feeds, adapter
+        if adapter is not None:
+            adapter.require_base(self.base_id)
+            for site, (a, b) in adapter.factors.items():
+                self._require_fit(site, a, b)
+            for port, widths in self._ports.items():
+                if any(site in adapter.factors for site in widths):
+                    feeds[port + A_PORT], feeds[port + B_PORT] = _port_factors(widths, adapter)
+        self._live = {name: _value(array) for name, array in feeds.items()}
+        for name, value in self._live.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self.adapter = adapter
 
     def _require_fit(self, site: str, a: Array, b: Array) -> None:
         expected = self.sites.get(site)
@@ -111,7 +113,7 @@ class CausalGraph:
     def empty_past(self, batch: int) -> Past:
         """A cache that holds nothing, for ``batch`` rows."""
         return {
-            name: np.zeros((batch, shape[1], 0, shape[3]), np.float32)
+            name: _value(np.zeros((batch, shape[1], 0, shape[3]), np.float32))
             for name, shape in self._past_shapes.items()
         }
 
@@ -125,17 +127,26 @@ class CausalGraph:
             keep: ``(K,)`` indices into S whose logits are wanted.
             past: the cache of the P tokens before.
         """
-        feeds: Mapping[str, Any] = {
+        new = {
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
             "logits_to_keep": keep,
-            **past,
-            **self._feeds,
         }
-        out = dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        fed = {name: _value(array) for name, array in new.items()} | past
+        for name, value in fed.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            self._binding.bind_output(name)
+        self._session.run_with_iobinding(self._binding)
+        out = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
+        self._binding.clear_binding_outputs()  # or the cache would outlive its last reader
         present = {name: out["present" + name.removeprefix("past")] for name in past}
-        return Step(out["logits"], present, out["hidden"])
+        return Step(out["logits"].numpy(), present, out["hidden"].numpy())
+
+
+def _value(array: npt.NDArray[Any]) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
 
 def _port_factors(widths: Mapping[str, int], adapter: Adapter) -> tuple[Array, Array]:

@@ -203,7 +203,12 @@ def test_quantized_packages_are_smaller(packages: Callable[[Precision], Package]
 def test_attention_is_fused_where_the_operator_exists(package: Package) -> None:
     details = package.manifest.details
     assert details["opset"] == 23
-    assert details["rewrites"] == {"attentions": 2, "linears": 15, "merged": 10}
+    assert details["rewrites"] == {
+        "attentions": 2,
+        "flat": 2,
+        "linears": 15,
+        "merged": 10,
+    }
 
 
 def test_the_older_opset_works_too(
