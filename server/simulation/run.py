@@ -53,12 +53,18 @@ class Progress(Protocol):
     def step(self, phase: str, what: str = "") -> None:
         """One step of a phase is done."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know before training begins."""
+
 
 class _Silent:
     def plan(self, work: dict[str, tuple[int, float]]) -> None:
         """Nobody listens."""
 
     def step(self, phase: str, what: str = "") -> None:
+        """Nobody listens."""
+
+    def note(self, text: str) -> None:
         """Nobody listens."""
 
 
@@ -122,6 +128,7 @@ class _Run:
         form = SharedForm(
             self.config.form, self.package.base_id, directions.limited(self.config.rank)
         )
+        self.progress.note(_outlook(people, self.config, form.dim))
         traffic = self._train_shared(people, twin, form)
         self._train_private(people, model, twin, directions)
         with self._timed("scoring"):
@@ -246,9 +253,7 @@ class _Run:
                 "form": form.name,
                 "rank": self.config.rank,
                 "dim": form.dim,
-                "signal_to_noise": plan.signal_to_noise(
-                    form.dim, min(self.config.cohort or len(members), len(members))
-                ),
+                "signal_to_noise": _signal_to_noise(people, self.config, form.dim),
                 "noise_source": "seeded (simulation on public data)",
             },
             "epsilon": {p.name: plan.epsilon(p.records, _charged(p)) for p in members},
@@ -349,9 +354,28 @@ def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig, dim: int
     few = [person.name for person in people if not person.trains]
     if few:
         notes.append(f"Retrieval only, for want of records: {', '.join(few)}.")
-    members = len(people) - len(few)
-    if config.plan.signal_to_noise(dim, min(config.cohort or members, members)) < 1:
-        notes.append(
-            "The plan's noise exceeds its largest signal: the shared adapter is mostly noise."
-        )
+    if _signal_to_noise(people, config, dim) < 1:
+        notes.append(_DROWNED)
     return notes
+
+
+_DROWNED = "The plan's noise exceeds its largest signal: the shared adapter is mostly noise."
+
+
+def _signal_to_noise(
+    people: Sequence[SimulatedPerson], config: SimulationConfig, dim: int
+) -> float:
+    members = sum(person.trains for person in people)
+    return config.plan.signal_to_noise(dim, max(1, min(config.cohort or members, members)))
+
+
+def _outlook(people: Sequence[SimulatedPerson], config: SimulationConfig, dim: int) -> str:
+    """What the plan promises, said before training."""
+    ratio = _signal_to_noise(people, config, dim)
+    text = f"signal to noise of the shared adapter's plan: {ratio:.2f} ({dim} shared numbers)"
+    if ratio >= 1:
+        return text
+    return (
+        f"{text}\nwarning: {_DROWNED} Take fewer shared numbers (a lower rank, the core form), "
+        "more devices, a larger batch or less noise."
+    )

@@ -85,6 +85,10 @@ class Clock:
                 self._tasks[phase] = self._bars.add_task(phase, total=steps, what="")
         self._tasks[self.OVERALL] = self._bars.add_task(self.OVERALL, total=100, what="")
 
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def step(self, phase: str, what: str = "") -> None:
         """Advance one phase and the overall bar."""
         self._left[phase] = max(0, self._left[phase] - 1)
