@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,37 @@ def test_a_run_writes_what_it_promises(run: Callable[..., dict[str, Any]], tmp_p
     assert [row["round"] for row in result["rounds"]] == [1, 2]
     assert set(result["rounds"][1]["nll"]) == {"quill", "brisk"}
     assert all(check["effect"] > 0 for check in result["checks"].values())
+
+
+class Listener:
+    """Keeps what a run says, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def plan(self, work: dict[str, tuple[int, float]]) -> None:
+        self.heard.append("plan")
+
+    def step(self, phase: str, what: str = "") -> None:
+        self.heard.append("step")
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+
+@pytest.mark.parametrize(("noise", "warns"), [(0.3, False), (50.0, True)])
+def test_signal_to_noise_is_said_before_training(
+    package: Package, corpus: Corpus, tmp_path: Path, noise: float, warns: bool
+) -> None:
+    config = replace(CONFIG, plan=replace(CONFIG.plan, noise_multiplier=noise), reference=False)
+    listener = Listener()
+    result = run_simulation(
+        package, corpus, config, tmp_path / "run", data_name="invented", progress=listener
+    )
+    assert listener.heard[0] == "plan"
+    assert f"{result['plan']['signal_to_noise']:.2f}" in listener.heard[1]
+    assert ("warning" in listener.heard[1]) == warns == (result["plan"]["signal_to_noise"] < 1)
+    assert set(listener.heard[2:]) == {"step"}
 
 
 def test_the_private_adapters_lower_the_loss_on_later_writing(
