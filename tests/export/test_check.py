@@ -41,7 +41,7 @@ def tampered(
     """A copy that was changed and then signed by the publisher, as by a bug in the export."""
     shutil.copytree(package.folder, folder)
     manifest = package.manifest
-    details = copy.deepcopy(manifest.details)
+    details = dict(copy.deepcopy(manifest.details))
     tamper(folder, details)
     sign_package(
         folder,
