@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from ..shared.adapters import Array
 from ..shared.errors import PrivacyError, TooLittleDataError
 from ..shared.forms import SharedForm
 from .device import Device
-from .training.adapted import AdaptedTwin
-from .training.shared import SharedTraining
+from .training.adapted import AdaptedTwin, shared_chains
+from .training.loss import token_batch
+from .training.shared import CohortTraining
 
 __all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice"]
 
@@ -81,15 +83,18 @@ class FederatedTextDevice:
                 "this device personalises by retrieval only"
             )
         self._charge(round, len(records))
-        training = SharedTraining(
-            twin=self.twin,
-            form=self.form,
+        delta: Array = self._training.round(theta, [records], [self.noise(round)])[0]
+        return delta
+
+    @cached_property
+    def _training(self) -> CohortTraining[list[int]]:
+        start = self.device.model.start
+        return CohortTraining(
+            cohort=self.twin.cohort(shared_chains(self.form)),
             plan=self.plan,
-            records=records,
-            noise=self.noise(round),
-            start=self.device.model.start,
+            collate=lambda rows: token_batch(rows, start),
+            length=len,
         )
-        return training.round(theta)
 
     def evaluate_shared(self, theta: Array, *, round: int) -> None:
         """Let the device measure the new shared adapter for itself; nothing is returned."""

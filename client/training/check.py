@@ -77,8 +77,7 @@ def check_training(
 
 
 def _twin_logits(twin: AdaptedTwin, adapter: Adapter | None, text: Sequence[int]) -> Array:
-    branches = twin.frozen(adapter) if adapter else {}
-    with torch.no_grad(), twin.branches(branches):
+    with torch.no_grad(), twin.adapted(*([adapter] if adapter else [])):
         out = twin.model(input_ids=torch.tensor([list(text)]), use_cache=False)
     logits: Array = out.logits[0].float().numpy()
     return logits

@@ -6,8 +6,7 @@ would let one record's length change another record's gradient, and void every p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,25 +14,20 @@ from transformers import PreTrainedModel
 
 from ...shared.errors import BadInputError
 
-__all__ = ["TokenBatch", "per_record_loss", "token_batch"]
+__all__ = ["per_record_loss", "token_batch"]
 
 _CHUNK = 256  # positions whose logits (each as wide as the vocabulary) exist at once
 
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """Padded records: ``ids``, ``mask`` and ``target`` are ``(B, T)``.
+def token_batch(
+    records: Sequence[Sequence[int]], start: Sequence[int] = ()
+) -> dict[str, torch.Tensor]:
+    """Pad records on the right, with the tokens ``start`` in front of each.
 
-    ``target`` marks the tokens that the loss counts.
+    Returns:
+        ``ids``, ``mask`` and ``target``, each ``(B, T)``; ``target`` marks the tokens that the
+        loss counts.
     """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    target: torch.Tensor
-
-
-def token_batch(records: Sequence[Sequence[int]], start: Sequence[int] = ()) -> TokenBatch:
-    """Pad records on the right, with the tokens ``start`` in front of each."""
     rows = [[*start, *record] for record in records]
     longest = max(map(len, rows))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -43,10 +37,10 @@ def token_batch(records: Sequence[Sequence[int]], start: Sequence[int] = ()) -> 
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
         target[i, len(start) : len(row)] = True
-    return TokenBatch(ids, mask, target)
+    return {"ids": ids, "mask": mask, "target": target}
 
 
-def per_record_loss(model: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
+def per_record_loss(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Mean negative log-likelihood (nats) of each record's target tokens, ``(B,)``.
 
     Raises:
@@ -54,13 +48,13 @@ def per_record_loss(model: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
     """
     _require_plain_head(model)
     hidden = model.base_model(
-        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        input_ids=batch["ids"], attention_mask=batch["mask"], use_cache=False
     ).last_hidden_state
     head = model.get_output_embeddings().weight
     cap = float(getattr(model.config, "final_logit_softcapping", None) or 0.0)
-    target = batch.target[:, 1:]
+    target = batch["target"][:, 1:]
     losses: torch.Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden[:, :-1], head, batch.ids[:, 1:], target, cap
+        hidden[:, :-1], head, batch["ids"][:, 1:], target, cap
     )
     return losses.sum(1) / target.sum(1).clamp(min=1)
 

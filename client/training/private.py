@@ -12,8 +12,9 @@ import torch
 from ...shared.adapters import Adapter
 from ...shared.errors import BadInputError, TooLittleDataError, TrainingError
 from ...shared.forms import Directions
-from .adapted import AdaptedTwin, Branch
-from .loss import per_record_loss, token_batch
+from .adapted import AdaptedTwin
+from .chains import Chain, Slot
+from .loss import token_batch
 
 __all__ = ["PrivateTraining", "train_private"]
 
@@ -69,33 +70,31 @@ def train_private(
     """
     if not records:
         raise TooLittleDataError("private training needs at least one record")
-    limited = directions.limited(how.rank)
-    downs = {site: torch.from_numpy(_unit(a)) for site, (a, _) in limited.factors.items()}
-    ups = {
-        site: torch.zeros(b.shape, requires_grad=True) for site, (_, b) in limited.factors.items()
+    limited = directions.limited(how.rank).factors
+    downs = {site: _unit(a) for site, (a, _) in limited.items()}
+    chains = {
+        site: Chain((torch.from_numpy(downs[site]), Slot(site, b.shape)))
+        for site, (_, b) in limited.items()
     }
-    optimizer = torch.optim.Adam(ups.values(), lr=how.learning_rate, betas=(0.9, 0.99))
-    batches = _batches(len(records), how)
-    branches = {site: Branch(downs[site], ups[site]) for site in downs}
-    frozen = twin.frozen(shared) if shared else {}
-    with twin.branches(frozen), twin.branches(branches):
-        for step, rows in enumerate(batches):
+    with twin.adapted(*([shared] if shared else [])):
+        cohort = twin.cohort(chains)
+        theta = torch.zeros(1, cohort.dim)
+        optimizer = torch.optim.Adam([theta], lr=how.learning_rate, betas=(0.9, 0.99))
+        for step, rows in enumerate(_batches(len(records), how)):
             optimizer.param_groups[0]["lr"] = how.learning_rate * (1 - step / how.steps)
-            optimizer.zero_grad()
-            loss = per_record_loss(
-                twin.model, token_batch([records[i] for i in rows], start)
-            ).mean()
+            batch = token_batch([records[i] for i in rows], start)
+            gradients = cohort.gradients(theta, batch, per="owner")
+            loss = gradients.losses.mean()
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"the private loss is {loss.item()} at step {step + 1} of {how.steps}; "
                     f"lower the learning rate ({how.learning_rate:g})"
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            theta.grad = gradients.sums(torch.ones(1, dtype=torch.float64), 1).float() / len(rows)
             optimizer.step()
             progress((step + 1) / how.steps)
-    return Adapter(
-        twin.base_id, {site: (downs[site].numpy(), ups[site].detach().numpy()) for site in downs}
-    )
+    ups = {site: up[0].numpy() for site, up in cohort.unpack(theta).items()}
+    return Adapter(twin.base_id, {site: (downs[site], ups[site]) for site in downs})
 
 
 def _unit(a: np.ndarray[tuple[int, int], np.dtype[np.float32]]):  # type: ignore[no-untyped-def]

@@ -1,117 +1,153 @@
-"""DP-SGD on the shared form: what a device does in a round of the federation."""
+"""Private steps of a cohort: sample, clip, sum, add noise, move. What a device does in a round.
+
+DP-SGD (Abadi et al., arXiv:1607.00133, Algorithm 1) for K owners at once. Every owner samples
+for itself, is clipped for itself and gets noise of its own; owners share the passes through the
+frozen base and nothing else.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...privacy.noise import NoiseSource
 from ...privacy.plan import PrivacyPlan
 from ...shared.adapters import Array
 from ...shared.errors import PrivacyError, TrainingError
-from ...shared.forms import SharedForm
-from .adapted import AdaptedTwin
-from .loss import per_record_loss, token_batch
+from .cohort import Batch, Cohort
 
-__all__ = ["SharedTraining", "clipped_sum", "poisson_sample"]
+__all__ = ["CohortTraining", "clip_factors", "poisson_sample"]
 
 _log = logging.getLogger("locavore.client")
-_MICRO_BATCH = 8  # DP-SGD is a sum over records: cutting a batch changes nothing but memory
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedTraining:
-    """Trains ``theta`` of a shared form on one device's records.
+class CohortTraining(Generic[Record]):
+    """Trains the owners' parameters by the steps of one plan.
 
     Args:
-        twin: the base that the device runs.
-        form: what ``theta`` stands for.
+        cohort: the adapters and the loss.
         plan: sampling, clipping, noise and the claim.
-        records: token ids of each consented record; one record is the unit of privacy.
-        noise: where sampling and noise come from.
-        start: tokens in front of every record.
+        collate: makes a batch of records.
+        at_once: samples per forward pass at most; see
+            :func:`~locavore.client.training.memory.samples_within`.
+        length: orders records, so that short ones are padded little.
     """
 
-    twin: AdaptedTwin
-    form: SharedForm
+    cohort: Cohort
     plan: PrivacyPlan
-    records: Sequence[Sequence[int]]
-    noise: NoiseSource
-    start: Sequence[int] = field(default_factory=tuple)
+    collate: Callable[[Sequence[Record]], Batch]
+    at_once: int = 8
+    length: Callable[[Record], int] = lambda _: 0
 
-    def round(self, theta: Array) -> Array:
-        """Take the plan's local steps from ``theta`` and return the change.
+    def round(
+        self, theta: Array, records: Sequence[Sequence[Record]], noise: Sequence[NoiseSource]
+    ) -> Array:
+        """Take the plan's local steps and return each owner's change.
+
+        Args:
+            theta: ``(K, dim)`` or, the same start for all, ``(dim,)``; left as it is.
+            records: each owner's; one record is the unit of privacy.
+            noise: each owner's source of sampling and noise.
+
+        Returns:
+            ``(K, dim)`` float32, noised.
 
         Raises:
-            TrainingError: every sampled record's gradient was not finite.
-            PrivacyError: the plan claims privacy but the update would leave un-noised.
+            TrainingError: without noise, and no sampled record's gradient was finite.
+            PrivacyError: the plan claims privacy but an update would leave un-noised.
         """
-        local = theta.astype(np.float64)
+        begin = np.broadcast_to(theta, (len(records), theta.shape[-1])).astype(np.float64)
+        local = begin.copy()
         for _ in range(self.plan.local_steps):
-            gradient = self._private_gradient(local.astype(np.float32))
-            local = local - self.plan.learning_rate * gradient / self.plan.clip
-        delta: Array = (local - theta).astype(np.float32)
-        if self.plan.private and not np.any(delta):
-            raise PrivacyError("the update is exactly zero although the plan adds noise")
+            gradient = self._private_gradients(local.astype(np.float32), records, noise)
+            local -= self.plan.learning_rate * gradient / self.plan.clip
+        delta: Array = (local - begin).astype(np.float32)
+        if self.plan.private and not delta.any(axis=1).all():
+            raise PrivacyError("an update is exactly zero although the plan adds noise")
         return delta
 
-    def _private_gradient(self, theta: Array) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        chosen = poisson_sample(
-            len(self.records), self.plan.sampling_rate(len(self.records)), self.noise
-        )
-        total = np.zeros(self.form.dim)
-        dropped = 0
-        sampled = sorted((self.records[i] for i in chosen), key=len)  # little padding
-        for start in range(0, len(sampled), _MICRO_BATCH):
-            rows = sampled[start : start + _MICRO_BATCH]
-            gradients = self.per_record_gradients(theta, rows)  # sensitive: one row a record
-            part, bad = clipped_sum(gradients, self.plan.clip)
-            del gradients
-            total += part  # sensitive until noised
-            dropped += bad
-        if dropped:
-            _log.warning("%d of %d records had a gradient that is not finite", dropped, len(chosen))
-            if dropped == len(chosen):
-                raise TrainingError("every sampled record's loss or gradient is not finite")
+    def _private_gradients(
+        self,
+        theta: Array,
+        records: Sequence[Sequence[Record]],
+        noise: Sequence[NoiseSource],
+    ) -> npt.NDArray[np.float64]:
+        chosen = [
+            sorted((own[i] for i in self._sample(len(own), source)), key=self.length)
+            for own, source in zip(records, noise, strict=True)
+        ]
+        total = self._clipped_sums(torch.from_numpy(theta), chosen)  # sensitive until noised
         if self.plan.private:
             scale = self.plan.noise_multiplier * self.plan.clip
-            total += scale * self.noise.gaussian(self.form.dim)
+            for row, source in zip(total, noise, strict=True):
+                row += scale * source.gaussian(len(row))
         return total / self.plan.expected_batch
 
-    def per_record_gradients(self, theta: Array, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Gradient of each record's own mean loss with respect to ``theta``, ``(B, dim)``."""
-        middles = {s: torch.from_numpy(m.copy()) for s, m in self.form.unpack(theta).items()}
-        sink: dict[str, list[torch.Tensor]] = {site: [] for site in middles}
-        branches = self.twin.shared(self.form, middles, sink)
-        with self.twin.branches(branches):
-            losses = per_record_loss(self.twin.model, token_batch(rows, self.start))
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-        return torch.cat([sink[site][0].flatten(1) for site in middles], dim=1)
+    def _sample(self, count: int, noise: NoiseSource) -> list[int]:
+        return poisson_sample(count, self.plan.sampling_rate(count), noise)
+
+    def _clipped_sums(
+        self, theta: torch.Tensor, chosen: Sequence[Sequence[Record]]
+    ) -> npt.NDArray[np.float64]:
+        """Sum of every owner's clipped gradients, ``(K, dim)``.
+
+        Owners go through the model in groups that fit, each with its next few records; owners
+        with fewer are filled up with records that count nothing.
+        """
+        total = torch.zeros(theta.shape, dtype=torch.float64)
+        dropped = 0
+        for owners in _slices(len(chosen), self.at_once):
+            mine = chosen[owners]
+            width = max(1, self.at_once // len(mine))
+            for part in _slices(max(map(len, mine)), width):
+                rows = [own[part] for own in mine]
+                found, bad = self._pass(theta[owners], rows)
+                total[owners] += found
+                dropped += bad
+        self._report(dropped, sum(map(len, chosen)))
+        return total.numpy()
+
+    def _pass(
+        self, theta: torch.Tensor, rows: Sequence[Sequence[Record]]
+    ) -> tuple[torch.Tensor, int]:
+        width = max(map(len, rows))
+        filler = next(own[0] for own in rows if own)
+        filled = [[*own, *[filler] * (width - len(own))] for own in rows]
+        present = torch.tensor([i < len(own) for own in rows for i in range(width)])
+        batch = self.collate([record for own in filled for record in own])
+        gradients = self.cohort.gradients(theta, batch, present=present)
+        norms = gradients.norms()
+        factors = clip_factors(norms, self.plan.clip) * present
+        bad = int((~torch.isfinite(norms) & present).sum())
+        return gradients.sums(factors, len(rows)), bad
+
+    def _report(self, dropped: int, sampled: int) -> None:
+        if not dropped:
+            return
+        _log.warning("%d of %d records had a gradient that is not finite", dropped, sampled)
+        # Under a private plan the round goes on as noise: an error would tell of the data.
+        if dropped == sampled and not self.plan.private:
+            raise TrainingError("every sampled record's loss or gradient is not finite")
 
 
-def clipped_sum(
-    gradients: torch.Tensor, clip: float
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]:
-    """Sum of rows clipped to norm ``clip``; rows that are not finite count as zero.
-
-    Args:
-        gradients: ``(B, dim)``.
-
-    Returns:
-        The sum, whose sensitivity to one row is ``clip``, and how many rows were dropped.
-    """
-    rows = gradients.double()
-    finite = torch.isfinite(rows).all(dim=1)
-    rows = torch.where(finite[:, None], rows, torch.zeros_like(rows))
-    norms = rows.norm(dim=1)
+def clip_factors(norms: torch.Tensor, clip: float) -> torch.Tensor:
+    """What each row ``(B,)`` is multiplied by: 1 up to norm ``clip``, 0 where not finite."""
     factors = (clip / norms.clamp(min=1e-12)).clamp(max=1.0)
-    return (rows * factors[:, None]).sum(0).numpy(), int((~finite).sum())
+    return torch.where(torch.isfinite(norms), factors, 0.0)
 
 
 def poisson_sample(records: int, rate: float, noise: NoiseSource) -> list[int]:
     """Indices of the records that enter a step, each independently with probability ``rate``."""
     return [int(i) for i in np.flatnonzero(noise.uniform(records) < rate)]
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

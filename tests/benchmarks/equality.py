@@ -102,8 +102,7 @@ def _twin_logits(twin: object, text: Sequence[int], adapter: Adapter | None) -> 
     from locavore.client.training.adapted import AdaptedTwin
 
     assert isinstance(twin, AdaptedTwin)
-    branches = {} if adapter is None else twin.frozen(adapter)
-    with torch.no_grad(), twin.branches(branches):
+    with torch.no_grad(), twin.adapted(*([] if adapter is None else [adapter])):
         out = twin.model(input_ids=torch.tensor([list(text)]), use_cache=False)
     logits: Array = out.logits[0].numpy()
     return logits

@@ -234,7 +234,7 @@ def _figures(
         prefill=prompt / median(turn.prefill for turn in turns),
         decode=(len(turns[0].tokens) - 1) / median(turn.decode for turn in turns),
         swap=median(swaps) if swaps else None,
-        nbytes=worker.nbytes,
+        nbytes=worker.ready["bytes"],
         peak=worker.peak_bytes(),
         answers=answers,
     )

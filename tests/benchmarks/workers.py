@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,8 +35,11 @@ class Measured:
 class Worker:
     """A running worker."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Start and load; returns when the worker is ready.
+
+        Args:
+            env: settings beyond this process' own.
 
         Raises:
             WorkerError: it did not start; the message quotes its last words.
@@ -45,13 +48,15 @@ class Worker:
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env=os.environ
+            | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.nbytes: int = self._reply()["bytes"]
+        self.ready = self._reply()
+        """What the worker said when it had loaded."""
 
     def __enter__(self) -> Worker:
         return self
@@ -66,10 +71,14 @@ class Worker:
 
     def measure(self, ids: Sequence[int], new: int) -> Measured:
         """Read ``ids``, then decode ``new`` tokens more than the first."""
+        return Measured(**self.ask({"ids": list(ids), "new": new}))
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for its reply."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"ids": list(ids), "new": new}) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Measured(**self._reply())
+        return self._reply()
 
     def peak_bytes(self) -> int | None:
         """The largest resident set so far (``VmHWM``); none where there is no ``/proc``.

@@ -66,8 +66,7 @@ def logits(graph: CausalGraph, ids: list[int] = IDS) -> Array:
 
 
 def twin_logits(twin: AdaptedTwin, adapter: Adapter | None = None) -> Array:
-    branches = twin.frozen(adapter) if adapter else {}
-    with torch.no_grad(), twin.branches(branches):
+    with torch.no_grad(), twin.adapted(*([adapter] if adapter else [])):
         found: Array = twin.model(input_ids=torch.tensor([IDS])).logits[0].numpy()
     return found
 

@@ -120,7 +120,7 @@ def trained_like(package: Package, ranks: tuple[int, int] = (4, 4)) -> Adapter:
 def twin_logits(twin: AdaptedTwin, adapter: Adapter) -> Array:
     import torch
 
-    with torch.no_grad(), twin.branches(twin.frozen(adapter)):
+    with torch.no_grad(), twin.adapted(adapter):
         logits: Array = twin.model(input_ids=torch.tensor([[0, 70, 71, 300]])).logits[0].numpy()
     return logits
 

@@ -43,9 +43,9 @@ def test_a_record_in_another_batch_has_the_same_loss(twin: AdaptedTwin) -> None:
 
 def test_padding_is_right_and_targets_leave_out_the_start() -> None:
     batch = token_batch([[7], [8, 9]], (1, 2))
-    assert batch.ids.tolist() == [[1, 2, 7, 0], [1, 2, 8, 9]]
-    assert batch.mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch.target.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
+    assert batch["ids"].tolist() == [[1, 2, 7, 0], [1, 2, 8, 9]]
+    assert batch["mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch["target"].int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("cap", [0.0, 3.0])

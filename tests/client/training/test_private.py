@@ -33,7 +33,7 @@ def loss(twin: AdaptedTwin, records: list[list[int]], *adapters: Adapter) -> flo
 
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for adapter in adapters:
-            stack.enter_context(twin.branches(twin.frozen(adapter)))
+            stack.enter_context(twin.adapted(adapter))
         return per_record_loss(twin.model, token_batch(records, (0,))).mean().item()
 
 
@@ -153,7 +153,7 @@ def test_a_site_that_is_not_there_detaches_what_was_attached(
     before = loss(twin, records)
     factors = dict(some_shared(directions, twin.base_id).factors)
     factors["model.layers.9.mlp.up_proj"] = next(iter(factors.values()))
-    with pytest.raises(AdapterError, match="no linear layer"):
+    with pytest.raises(AdapterError, match="has no layer"):
         train_private(twin, directions, records, HOW, shared=Adapter(twin.base_id, factors))
     assert loss(twin, records) == before
 

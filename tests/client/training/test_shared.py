@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,16 +15,21 @@ from hypothesis.extra.numpy import arrays
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import torch
+from transformers import PreTrainedModel
 
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin, Branch
+from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.loss import per_record_loss, token_batch
-from locavore.client.training.shared import SharedTraining, clipped_sum, poisson_sample
+from locavore.client.training.shared import CohortTraining, clip_factors, poisson_sample
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan
 from locavore.shared.adapters import Array
 from locavore.shared.errors import AdapterError, PrivacyError, TrainingError
 from locavore.shared.forms import Directions, FormName, SharedForm
+
+from ...benchmarks.families import Family
+from ...benchmarks.reference import sample_gradient
 
 FORMS: tuple[FormName, ...] = ("core", "ffa")
 RECORDS = [[70, 71, 300, 12], [90, 91], [17, 18, 19, 20, 21, 22, 23, 24, 25], [301, 5]]
@@ -50,6 +56,26 @@ class Nobody:
         return SecureNoise().gaussian(count)
 
 
+@dataclass
+class Work:
+    """A device's training of one form, at arm's length."""
+
+    twin: AdaptedTwin
+    form: SharedForm
+    training: CohortTraining[Sequence[int]]
+    noise: NoiseSource
+    records: Sequence[Sequence[int]]
+
+    def round(self, theta: Array) -> Array:
+        delta: Array = self.training.round(theta, [self.records], [self.noise])[0]
+        return delta
+
+    def gradients(self, theta: Array, records: Sequence[Sequence[int]]) -> torch.Tensor:
+        batch = token_batch(records, (0,))
+        found = self.training.cohort.gradients(torch.from_numpy(theta)[None], batch)
+        return torch.cat([part.flatten(1) for part in found.parts.values()], 1)
+
+
 def training(
     twin: AdaptedTwin,
     directions: Directions,
@@ -57,33 +83,29 @@ def training(
     plan: PrivacyPlan = QUIET,
     noise: NoiseSource | None = None,
     records: Sequence[Sequence[int]] = RECORDS,
-) -> SharedTraining:
-    return SharedTraining(
-        twin=twin,
-        form=SharedForm(name, twin.base_id, directions),
+    at_once: int = 8,
+) -> Work:
+    form = SharedForm(name, twin.base_id, directions)
+    steps = CohortTraining[Sequence[int]](
+        cohort=twin.cohort(shared_chains(form)),
         plan=plan,
-        records=records,
-        noise=noise or Everyone(),
-        start=(0,),
+        collate=lambda rows: token_batch(rows, (0,)),
+        at_once=at_once,
+        length=len,
     )
+    return Work(twin, form, steps, noise or Everyone(), records)
 
 
 def some_theta(form: SharedForm) -> Array:
     return np.random.default_rng(2).standard_normal(form.dim).astype(np.float32) * np.float32(0.1)
 
 
-def gradient_by_autograd(work: SharedTraining, theta: Array, record: Sequence[int]) -> torch.Tensor:
-    """One record alone, by plain autograd on the middle matrices."""
-    form, branches, middles = work.form, {}, []
-    for site, matrix in form.unpack(theta).items():
-        a, b = (torch.from_numpy(m) for m in form.directions.factors[site])
-        middle = torch.tensor(matrix, requires_grad=True)
-        middles.append(middle)
-        branches[site] = Branch(a, b if form.name == "core" else None, middle)
-    with work.twin.branches(branches):
-        loss = per_record_loss(work.twin.model, token_batch([record], work.start)).sum()
-        grads = torch.autograd.grad(loss, middles)
-    return torch.cat([grad.flatten() for grad in grads])
+def gradient_by_autograd(work: Work, theta: Array, record: Sequence[int]) -> torch.Tensor:
+    """One record alone, by plain autograd."""
+    language = Family(lambda: work.twin.model, lambda *_: {}, per_record_loss)
+    one = token_batch([record], (0,))
+    chains = work.training.cohort.chains
+    return sample_gradient(language, work.twin.model, chains, torch.from_numpy(theta), one)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -92,7 +114,7 @@ def test_gradients_per_record_equal_a_loop(
 ) -> None:
     work = training(twin, directions, name)
     theta = some_theta(work.form)
-    found = work.per_record_gradients(theta, RECORDS)
+    found = work.gradients(theta, RECORDS)
     assert found.shape == (4, work.form.dim)
     for row, record in zip(found, RECORDS, strict=True):
         expected = gradient_by_autograd(work, theta, record)
@@ -107,12 +129,11 @@ def test_the_gradient_predicts_the_loss_of_the_adapter(
     """Against finite differences through ``to_adapter``: packing order and form agree."""
     work = training(twin, directions, name)
     theta = some_theta(work.form)
-    gradient = work.per_record_gradients(theta, RECORDS[:1])[0].numpy()
+    gradient = work.gradients(theta, RECORDS[:1])[0].numpy()
     direction = gradient / np.linalg.norm(gradient)
 
     def loss(at: Array) -> float:
-        branches = twin.frozen(work.form.to_adapter(at.astype(np.float32)))
-        with torch.no_grad(), twin.branches(branches):
+        with torch.no_grad(), twin.adapted(work.form.to_adapter(at.astype(np.float32))):
             return per_record_loss(twin.model, token_batch(RECORDS[:1], (0,))).item()
 
     step = 1e-2
@@ -123,32 +144,29 @@ def test_the_gradient_predicts_the_loss_of_the_adapter(
 # --- clipping -------------------------------------------------------------------------------
 
 
-@given(
-    arrays(np.float32, (5, 7), elements=st.floats(width=32)),
-    st.floats(1e-3, 1e3),
-)
+def clipped(rows: Array, clip: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    gradients = Gradients({"all": torch.from_numpy(rows)[:, None]}, torch.zeros(len(rows)))
+    return gradients.sums(clip_factors(gradients.norms(), clip), 1)[0].numpy()
+
+
+@given(arrays(np.float32, (5, 7), elements=st.floats(width=32)), st.floats(1e-3, 1e3))
 def test_one_record_moves_the_sum_by_the_clipping_norm_at_most(rows: Array, clip: float) -> None:
-    whole, _ = clipped_sum(torch.from_numpy(rows), clip)
-    without, _ = clipped_sum(torch.from_numpy(rows[1:]), clip)
+    whole, without = clipped(rows, clip), clipped(rows[1:], clip)
     assert np.isfinite(whole).all()
     assert np.linalg.norm(whole - without) <= clip * (1 + 1e-9)
 
 
 @given(arrays(np.float32, (1, 7), elements=st.floats(-1e3, 1e3, width=32)), st.floats(1e-3, 1e3))
 def test_clipping_keeps_direction_and_short_rows(rows: Array, clip: float) -> None:
-    found, dropped = clipped_sum(torch.from_numpy(rows), clip)
     norm = float(np.linalg.norm(rows.astype(np.float64)))
     expected = rows[0].astype(np.float64) * min(1.0, clip / max(norm, 1e-12))
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert dropped == 0
+    np.testing.assert_allclose(clipped(rows, clip), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_count_as_zero(bad: float) -> None:
-    rows = torch.tensor([[0.3, 0.4], [bad, 0.1], [0.0, 0.1]])
-    found, dropped = clipped_sum(rows, 1.0)
-    np.testing.assert_allclose(found, [0.3, 0.5], atol=1e-6)
-    assert dropped == 1
+    rows = np.array([[0.3, 0.4], [bad, 0.1], [0.0, 0.1]], np.float32)
+    np.testing.assert_allclose(clipped(rows, 1.0), [0.3, 0.5], atol=1e-6)
 
 
 # --- sampling and noise ---------------------------------------------------------------------
@@ -210,15 +228,28 @@ def test_without_noise_a_round_is_plain_clipped_sgd(
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
 def test_micro_batches_change_nothing(
-    twin: AdaptedTwin, directions: Directions, monkeypatch: pytest.MonkeyPatch
+    at_once: int, twin: AdaptedTwin, directions: Directions
 ) -> None:
-    from locavore.client.training import shared
-
     whole = training(twin, directions).round(np.zeros(224, np.float32))
-    monkeypatch.setattr(shared, "_MICRO_BATCH", 3)
-    parts = training(twin, directions).round(np.zeros(224, np.float32))
+    parts = training(twin, directions, at_once=at_once).round(np.zeros(224, np.float32))
     np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [2, 8])
+def test_devices_together_are_devices_alone(
+    at_once: int, twin: AdaptedTwin, directions: Directions
+) -> None:
+    """Owners with different numbers of records, one of them without any."""
+    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2, clip=0.5, local_steps=2)
+    work = training(twin, directions, plan=plan, at_once=at_once)
+    owned = [RECORDS, RECORDS[:1], [], RECORDS[1:]]
+    theta = np.stack([some_theta(work.form) * k for k in range(4)])
+    together = work.training.round(theta, owned, [insecure_seeded_noise(k) for k in range(4)])
+    for k, own in enumerate(owned):
+        alone = work.training.round(theta[k], [own], [insecure_seeded_noise(k)])[0]
+        np.testing.assert_allclose(together[k], alone, atol=1e-5 * np.abs(alone).max())
 
 
 def test_theta_is_not_changed_and_of_the_right_length(
@@ -236,20 +267,37 @@ def test_theta_is_not_changed_and_of_the_right_length(
 # --- what must not happen -------------------------------------------------------------------
 
 
-def spoiled(directions: Directions) -> Directions:
-    factors = dict(directions.factors)
-    site = next(iter(factors))
-    a, b = factors[site]
-    factors[site] = (a * np.float32(np.nan), b)
-    return Directions(factors)
+def not_finite(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """A loss that turns bad after the probe, which sees four samples less one at a time."""
+    losses = per_record_loss(model, batch)
+    return losses * torch.nan if len(losses) == len(RECORDS) else losses
 
 
-def test_nothing_but_nan_is_an_error(
+def spoil(work: Work) -> Work:
+    work.training.cohort.objective = not_finite
+    return work
+
+
+def test_nothing_but_nan_is_an_error_without_privacy(
     twin: AdaptedTwin, directions: Directions, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "locavore.client")
     with pytest.raises(TrainingError, match="every sampled record's"):
-        training(twin, spoiled(directions)).round(np.zeros(224, np.float32))
+        spoil(training(twin, directions)).round(np.zeros(224, np.float32))
+    assert "4 of 4 records" in caplog.text
+
+
+def test_nothing_but_nan_is_a_round_of_noise_under_a_private_plan(
+    twin: AdaptedTwin, directions: Directions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error would tell the server something of the data."""
+    caplog.set_level(logging.WARNING, "locavore.client")
+    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    work = spoil(training(twin, directions, plan=plan, noise=insecure_seeded_noise(3)))
+    work.noise.uniform = lambda count: np.full(count, 1e-9)  # type: ignore[method-assign]
+    delta = work.round(np.zeros(224, np.float32))
+    assert np.isfinite(delta).all()
+    assert delta.any()
     assert "4 of 4 records" in caplog.text
 
 
@@ -260,11 +308,11 @@ def test_no_branch_stays_after_an_error(
     with torch.no_grad():
         bare = twin.model(input_ids=torch.tensor([ids])).logits
     with pytest.raises(TrainingError):
-        training(twin, spoiled(directions)).round(np.zeros(224, np.float32))
+        spoil(training(twin, directions)).round(np.zeros(224, np.float32))
     factors = dict(directions.factors) | {
         "model.layers.9.mlp.up_proj": next(iter(directions.factors.values()))
     }
-    with pytest.raises(AdapterError, match="no linear layer"):
+    with pytest.raises(AdapterError, match="has no layer"):
         training(twin, Directions(factors)).round(np.zeros(15 * 16, np.float32))
     with torch.no_grad():
         assert torch.equal(twin.model(input_ids=torch.tensor([ids])).logits, bare)
@@ -292,7 +340,7 @@ def test_a_round_lowers_the_loss(
     delta = work.round(work.form.zero())
 
     def loss(theta: Array) -> float:
-        with torch.no_grad(), twin.branches(twin.frozen(work.form.to_adapter(theta))):
+        with torch.no_grad(), twin.adapted(work.form.to_adapter(theta)):
             return per_record_loss(twin.model, token_batch(records, (0,))).mean().item()
 
     assert loss(delta) < loss(work.form.zero()) - 0.02
