@@ -159,3 +159,12 @@ def test_a_quick_run_on_the_tiny_base(
 def test_an_unknown_base_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["text_runtime", "--quick", "--base", "nowhere"]) != 0
     assert capsys.readouterr().err.startswith("error: no base 'nowhere'")
+
+
+@pytest.mark.parametrize("name", ["dp_correctness", "dp_step"])
+def test_private_training_agrees_with_its_references(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("opacus", reason="a development dependency")
+    assert main([name, "--quick"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == name

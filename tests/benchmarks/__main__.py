@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 
 from locavore.shared.errors import LocavoreError
 
-from . import dp_step, text_runtime
+from . import dp_correctness, dp_step, text_runtime
 from .report import Options, Report
 
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "dp_correctness": dp_correctness.run,
     "dp_step": dp_step.run,
     "text_runtime": text_runtime.run,
 }

@@ -41,8 +41,9 @@ _GOALS = (
 def run(options: Options) -> Report:
     """Measure every engine; ``--quick`` asserts only that their updates agree."""
     sizes, turns = (_QUICK, 1) if options.quick else (Sizes(), 7)
-    seconds, updates = _times(sizes, turns)
-    peaks = {name: _peak(name, sizes) for name in ENGINES}
+    seconds, updates, peaks = _turns(sizes, turns)
+    if not options.quick:
+        peaks = {name: _exact_peak(name, sizes) for name in ENGINES}
     return Report(
         benchmark="dp_step",
         lines=[
@@ -72,8 +73,10 @@ def run(options: Options) -> Report:
     )
 
 
-def _times(sizes: Sizes, turns: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Median seconds of a step, engines in turns, and each engine's update."""
+def _turns(
+    sizes: Sizes, turns: int
+) -> tuple[dict[str, float], dict[str, np.ndarray], dict[str, int]]:
+    """Median seconds of a step, engines in turns; each engine's update and its peak so far."""
     taken: dict[str, list[float]] = {name: [] for name in ENGINES}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="locavore-")))
@@ -88,10 +91,11 @@ def _times(sizes: Sizes, turns: int) -> tuple[dict[str, float], dict[str, np.nda
         for i, (name, worker) in enumerate(workers.items()):
             worker.ask({"save": str(folder / f"{i}.npy")})
             updates[name] = np.load(folder / f"{i}.npy")
-    return {name: median(values[1:]) for name, values in taken.items()}, updates
+        peaks = {name: worker.peak_bytes() or 0 for name, worker in workers.items()}
+    return {name: median(values[1:]) for name, values in taken.items()}, updates, peaks
 
 
-def _peak(name: str, sizes: Sizes) -> int:
+def _exact_peak(name: str, sizes: Sizes) -> int:
     with Worker(_command(name, sizes), _EXACT_MEMORY) as worker:
         worker.ask({"step": True})
         return worker.peak_bytes() or 0

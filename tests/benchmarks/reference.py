@@ -48,7 +48,9 @@ def sample_gradient(
 
 def clipped_sum(rows: torch.Tensor, clip: float) -> torch.Tensor:
     """Sum of ``rows (B, dim)``, each scaled down to norm ``clip`` where it is longer."""
-    return torch.stack([row * min(1.0, clip / float(row.norm())) for row in rows]).sum(0)
+    return torch.stack([row * min(1.0, clip / max(float(row.norm()), 1e-12)) for row in rows]).sum(
+        0
+    )
 
 
 def _matrix(link: torch.Tensor | Slot, values: Mapping[str, torch.Tensor]) -> torch.Tensor:

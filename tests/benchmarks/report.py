@@ -91,7 +91,7 @@ class Report:
         return json.dumps(
             {
                 "benchmark": self.benchmark,
-                "ratios": {name: round(ratio, 4) for name, ratio in self.ratios.items()},
+                "ratios": {name: float(f"{ratio:.5g}") for name, ratio in self.ratios.items()},
                 "goals": {goal.name: goal.bound for goal in self.goals},
                 "holds": self.holds,
             }
