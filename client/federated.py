@@ -83,7 +83,7 @@ class FederatedTextDevice:
                 "this device personalises by retrieval only"
             )
         self._charge(round, len(records))
-        delta: Array = self._training.round(theta, [records], [self.noise(round)])[0]
+        delta: Array = self._training.round(theta, [records], [self.noise(round)], number=round)[0]
         return delta
 
     @cached_property

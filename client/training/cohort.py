@@ -108,6 +108,11 @@ class Cohort:
             parts.append(value.flatten())
         return torch.cat(parts).repeat(owners, 1)
 
+    def mask(self, slots: frozenset[str]) -> torch.Tensor:
+        """Which of an owner's parameters belong to these slots, ``(dim,)`` bool."""
+        sizes = {name: slot.shape[0] * slot.shape[1] for name, slot in self.slots.items()}
+        return torch.cat([torch.full((n,), name in slots) for name, n in sizes.items()])
+
     def unpack(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Slot name to ``(K, m, n)`` views of ``theta (K, dim)``.
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...shared.adapters import Adapter
-from ...shared.errors import BadInputError, TooLittleDataError, TrainingError
+from ...shared.adapters import Adapter, Array
+from ...shared.errors import BadInputError, TooLittleDataError
 from ...shared.forms import Directions
 from .adapted import AdaptedTwin
 from .chains import Chain, Slot
+from .local import LocalTraining, train_locally
 from .loss import token_batch
+from .optimizers import Optimizer
 
 __all__ = ["PrivateTraining", "train_private"]
 
@@ -23,14 +24,14 @@ __all__ = ["PrivateTraining", "train_private"]
 class PrivateTraining:
     """How the private adapter is trained.
 
-    ``A`` starts from the base's public directions and ``B`` from zero; both are trained with
-    Adam. There is no noise: what it learns stays on the device.
+    ``A`` is the base's public directions; ``B`` starts from zero and is trained with Adam. There
+    is no noise: what it learns stays on the device.
 
     Args:
         rank: directions per site.
         steps: optimizer steps.
         batch: records per step.
-        learning_rate: of ``B``, decaying linearly to zero; ``A`` stays at its directions.
+        learning_rate: of ``B``, decaying linearly to zero.
         seed: of the order in which records are visited.
     """
 
@@ -41,15 +42,20 @@ class PrivateTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("rank", "steps", "batch")
-            if getattr(self, name) < 1
-        ]
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
-        if problems:
-            raise BadInputError("; ".join(problems))
+        if self.rank < 1:
+            raise BadInputError(f"rank must be at least 1, got {self.rank}")
+        _ = self.local  # checks the rest
+
+    @property
+    def local(self) -> LocalTraining:
+        """The steps."""
+        return LocalTraining(
+            steps=self.steps,
+            batch=self.batch,
+            optimizer=Optimizer(kind="adam", learning_rate=self.learning_rate, betas=(0.9, 0.99)),
+            decay=True,
+            seed=self.seed,
+        )
 
 
 def train_private(
@@ -78,34 +84,18 @@ def train_private(
     }
     with twin.adapted(*([shared] if shared else [])):
         cohort = twin.cohort(chains)
-        theta = torch.zeros(1, cohort.dim)
-        optimizer = torch.optim.Adam([theta], lr=how.learning_rate, betas=(0.9, 0.99))
-        for step, rows in enumerate(_batches(len(records), how)):
-            optimizer.param_groups[0]["lr"] = how.learning_rate * (1 - step / how.steps)
-            batch = token_batch([records[i] for i in rows], start)
-            gradients = cohort.gradients(theta, batch, per="owner")
-            loss = gradients.losses.mean()
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the private loss is {loss.item()} at step {step + 1} of {how.steps}; "
-                    f"lower the learning rate ({how.learning_rate:g})"
-                )
-            theta.grad = gradients.sums(torch.ones(1, dtype=torch.float64), 1).float() / len(rows)
-            optimizer.step()
-            progress((step + 1) / how.steps)
+        theta = train_locally(
+            cohort,
+            torch.zeros(1, cohort.dim),
+            [records],
+            how.local,
+            lambda rows: token_batch(rows, start),
+            progress=progress,
+        )
     ups = {site: up[0].numpy() for site, up in cohort.unpack(theta).items()}
     return Adapter(twin.base_id, {site: (downs[site], ups[site]) for site in downs})
 
 
-def _unit(a: np.ndarray[tuple[int, int], np.dtype[np.float32]]):  # type: ignore[no-untyped-def]
-    return np.ascontiguousarray(a / np.linalg.norm(a, axis=0, keepdims=True))
-
-
-def _batches(records: int, how: PrivateTraining) -> list[list[int]]:
-    """Cut reshuffled passes over the records into ``steps`` batches."""
-    rng = np.random.default_rng(how.seed)
-    size = min(how.batch, records)
-    order: list[int] = []
-    while len(order) < how.steps * size:
-        order.extend(int(i) for i in rng.permutation(records))
-    return [order[i * size : (i + 1) * size] for i in range(how.steps)]
+def _unit(a: Array) -> Array:
+    unit: Array = np.ascontiguousarray(a / np.linalg.norm(a, axis=0, keepdims=True))
+    return unit

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ...privacy.noise import NoiseSource
@@ -21,6 +20,7 @@ from ...privacy.plan import PrivacyPlan
 from ...shared.adapters import Array
 from ...shared.errors import PrivacyError, TrainingError
 from .cohort import Batch, Cohort
+from .optimizers import Optimizer, Stepper
 
 __all__ = ["CohortTraining", "clip_factors", "poisson_sample"]
 
@@ -39,6 +39,8 @@ class CohortTraining(Generic[Record]):
         at_once: samples per forward pass at most; see
             :func:`~locavore.client.training.memory.samples_within`.
         length: orders records, so that short ones are padded little.
+        optimizer: how parameters move by the noised gradient; when not given, plain steps of
+            the plan's learning rate over its clipping norm.
     """
 
     cohort: Cohort
@@ -46,9 +48,15 @@ class CohortTraining(Generic[Record]):
     collate: Callable[[Sequence[Record]], Batch]
     at_once: int = 8
     length: Callable[[Record], int] = lambda _: 0
+    optimizer: Optimizer | None = None
 
     def round(
-        self, theta: Array, records: Sequence[Sequence[Record]], noise: Sequence[NoiseSource]
+        self,
+        theta: Array,
+        records: Sequence[Sequence[Record]],
+        noise: Sequence[NoiseSource],
+        *,
+        number: int = 1,
     ) -> Array:
         """Take the plan's local steps and return each owner's change.
 
@@ -56,6 +64,7 @@ class CohortTraining(Generic[Record]):
             theta: ``(K, dim)`` or, the same start for all, ``(dim,)``; left as it is.
             records: each owner's; one record is the unit of privacy.
             noise: each owner's source of sampling and noise.
+            number: of the round, from 1; it decides whose turn it is where matrices alternate.
 
         Returns:
             ``(K, dim)`` float32, noised.
@@ -64,39 +73,43 @@ class CohortTraining(Generic[Record]):
             TrainingError: without noise, and no sampled record's gradient was finite.
             PrivacyError: the plan claims privacy but an update would leave un-noised.
         """
-        begin = np.broadcast_to(theta, (len(records), theta.shape[-1])).astype(np.float64)
-        local = begin.copy()
-        for _ in range(self.plan.local_steps):
-            gradient = self._private_gradients(local.astype(np.float32), records, noise)
-            local -= self.plan.learning_rate * gradient / self.plan.clip
-        delta: Array = (local - begin).astype(np.float32)
+        begin = torch.from_numpy(np.array(theta, np.float32, ndmin=2)).expand(len(records), -1)
+        how = self.optimizer or Optimizer(learning_rate=self.plan.learning_rate / self.plan.clip)
+        stepper = Stepper(self.cohort, begin, how)
+        for step in range(self.plan.local_steps):
+            active = how.active(self.cohort, step=step, round=number)
+            gradient = self._private_gradients(stepper.theta, records, noise, active)
+            stepper.step(gradient, active=active)
+        delta: Array = (stepper.theta - begin).numpy()
         if self.plan.private and not delta.any(axis=1).all():
             raise PrivacyError("an update is exactly zero although the plan adds noise")
         return delta
 
     def _private_gradients(
         self,
-        theta: Array,
+        theta: torch.Tensor,
         records: Sequence[Sequence[Record]],
         noise: Sequence[NoiseSource],
-    ) -> npt.NDArray[np.float64]:
+        active: frozenset[str],
+    ) -> torch.Tensor:
         chosen = [
             sorted((own[i] for i in self._sample(len(own), source)), key=self.length)
             for own, source in zip(records, noise, strict=True)
         ]
-        total = self._clipped_sums(torch.from_numpy(theta), chosen)  # sensitive until noised
+        total = self._clipped_sums(theta, chosen, active)  # sensitive until noised
         if self.plan.private:
+            learning = self.cohort.mask(active).numpy()
             scale = self.plan.noise_multiplier * self.plan.clip
-            for row, source in zip(total, noise, strict=True):
-                row += scale * source.gaussian(len(row))
+            for row, source in zip(total.numpy(), noise, strict=True):
+                row[learning] += scale * source.gaussian(int(learning.sum()))
         return total / self.plan.expected_batch
 
     def _sample(self, count: int, noise: NoiseSource) -> list[int]:
         return poisson_sample(count, self.plan.sampling_rate(count), noise)
 
     def _clipped_sums(
-        self, theta: torch.Tensor, chosen: Sequence[Sequence[Record]]
-    ) -> npt.NDArray[np.float64]:
+        self, theta: torch.Tensor, chosen: Sequence[Sequence[Record]], active: frozenset[str]
+    ) -> torch.Tensor:
         """Sum of every owner's clipped gradients, ``(K, dim)``.
 
         Owners go through the model in groups that fit, each with its next few records; owners
@@ -109,25 +122,26 @@ class CohortTraining(Generic[Record]):
             width = max(1, self.at_once // len(mine))
             for part in _slices(max(map(len, mine)), width):
                 rows = [own[part] for own in mine]
-                found, bad = self._pass(theta[owners], rows)
+                found, bad = self._pass(theta[owners], rows, active)
                 total[owners] += found
                 dropped += bad
         self._report(dropped, sum(map(len, chosen)))
-        return total.numpy()
+        return total
 
     def _pass(
-        self, theta: torch.Tensor, rows: Sequence[Sequence[Record]]
+        self, theta: torch.Tensor, rows: Sequence[Sequence[Record]], active: frozenset[str]
     ) -> tuple[torch.Tensor, int]:
         width = max(map(len, rows))
         filler = next(own[0] for own in rows if own)
         filled = [[*own, *[filler] * (width - len(own))] for own in rows]
         present = torch.tensor([i < len(own) for own in rows for i in range(width)])
         batch = self.collate([record for own in filled for record in own])
-        gradients = self.cohort.gradients(theta, batch, present=present)
+        gradients = self.cohort.gradients(theta, batch, present=present, active=active)
         norms = gradients.norms()
+        present = present.to(norms.device)
         factors = clip_factors(norms, self.plan.clip) * present
         bad = int((~torch.isfinite(norms) & present).sum())
-        return gradients.sums(factors, len(rows)), bad
+        return gradients.sums(factors, len(rows)).cpu(), bad
 
     def _report(self, dropped: int, sampled: int) -> None:
         if not dropped:

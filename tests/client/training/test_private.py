@@ -12,7 +12,6 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 import torch
 
 from locavore.client.runtime import TextModel
-from locavore.client.training import private
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.loss import per_record_loss, token_batch
 from locavore.client.training.private import PrivateTraining, train_private
@@ -185,10 +184,3 @@ def test_progress_ends_at_one(
 def test_a_bad_value_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(BadInputError, match=f"{name} must be .*got {value}"):
         PrivateTraining(**{name: value})
-
-
-def test_batches_visit_everyone_in_turn() -> None:
-    batches = private._batches(10, PrivateTraining(steps=4, batch=5))
-    assert [len(batch) for batch in batches] == [5] * 4
-    assert sorted(batches[0] + batches[1]) == sorted(batches[2] + batches[3]) == list(range(10))
-    assert all(len(b) == 3 for b in private._batches(3, PrivateTraining(steps=4, batch=5)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from transformers import PreTrainedModel
 
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.optimizers import Optimizer
 from locavore.client.training.shared import CohortTraining, clip_factors, poisson_sample
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan
@@ -250,6 +253,27 @@ def test_devices_together_are_devices_alone(
     for k, own in enumerate(owned):
         alone = work.training.round(theta[k], [own], [insecure_seeded_noise(k)])[0]
         np.testing.assert_allclose(together[k], alone, atol=1e-5 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("alternate", ["step", "round"])
+def test_what_is_not_learning_gets_no_noise(
+    alternate: Literal["step", "round"], twin: AdaptedTwin
+) -> None:
+    """LoRA whose matrices learn in turns: ``B`` in the first round, ``A`` in the second."""
+    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    cohort = twin.cohort(lora(twin.model, ["model.layers.0.mlp.up_proj"], 2))
+    steps = CohortTraining[Sequence[int]](
+        cohort=cohort,
+        plan=plan,
+        collate=lambda rows: token_batch(rows, (0,)),
+        optimizer=Optimizer(kind="adam", learning_rate=0.01, alternate=alternate),
+    )
+    theta = cohort.start(1, torch.Generator().manual_seed(0)).numpy()
+    for number, learning in ((1, "B"), (2, "A" if alternate == "round" else "B")):
+        delta = steps.round(theta, [RECORDS], [insecure_seeded_noise(number)], number=number)
+        for name, change in cohort.unpack(torch.from_numpy(delta)).items():
+            assert bool(change.any()) == name.endswith(learning)
+            assert bool(change.all()) == name.endswith(learning)
 
 
 def test_theta_is_not_changed_and_of_the_right_length(

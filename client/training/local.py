@@ -1,0 +1,137 @@
+"""Plain local training of a cohort: passes over each owner's records, nothing clipped inside.
+
+What a device does under user-level privacy, where the whole change of a user is clipped
+afterwards and no gradient per record is needed, and how private adapters are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ...shared.errors import BadInputError, TooLittleDataError, TrainingError
+from .cohort import Batch, Cohort
+from .optimizers import Optimizer, Stepper
+
+__all__ = ["LocalTraining", "train_locally"]
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """How each owner trains on records of its own.
+
+    Args:
+        epochs: passes over the records, when ``steps`` is not given.
+        steps: batches in all, from as many reshuffled passes as they take.
+        batch: records per step; fewer where an owner has fewer.
+        optimizer: how parameters move.
+        decay: whether the learning rate falls linearly to zero.
+        seed: of the order in which records are visited.
+    """
+
+    epochs: int = 1
+    steps: int | None = None
+    batch: int = 16
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    decay: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least 1, got {value}"
+            for name, value in (
+                ("epochs", self.epochs),
+                ("steps", self.steps),
+                ("batch", self.batch),
+            )
+            if value is not None and value < 1
+        ]
+        if problems:
+            raise BadInputError("; ".join(problems))
+
+    def order(self, count: int) -> list[list[int]]:
+        """The batches of an owner with ``count`` records, as indices.
+
+        A pass ends with a smaller batch; ``steps`` batches are all of one size and run over the
+        end of a pass.
+        """
+        rng = np.random.default_rng(self.seed)
+        if self.steps is None:
+            passes = [rng.permutation(count).tolist() for _ in range(self.epochs)]
+            return [p[i : i + self.batch] for p in passes for i in range(0, count, self.batch)]
+        size = min(self.batch, count)
+        stream: list[int] = []
+        while len(stream) < self.steps * size:
+            stream.extend(rng.permutation(count).tolist())
+        return [stream[i * size : (i + 1) * size] for i in range(self.steps)]
+
+    def pace(self, step: int, steps: int) -> float:
+        """What the learning rate of an owner with ``steps`` batches is multiplied by."""
+        if step >= steps:
+            return 0.0
+        return 1 - step / steps if self.decay else 1.0
+
+
+def train_locally(
+    cohort: Cohort,
+    theta: torch.Tensor,
+    records: Sequence[Sequence[Record]],
+    how: LocalTraining,
+    collate: Callable[[Sequence[Record]], Batch],
+    *,
+    round: int = 1,
+    progress: Callable[[float], None] = lambda _: None,
+) -> torch.Tensor:
+    """Train every owner from its row of ``theta (K, dim)``; returns the new ``theta``.
+
+    Owners train together, each as if alone: those with fewer batches stop earlier.
+
+    Raises:
+        TooLittleDataError: an owner has no records.
+        TrainingError: an owner's gradient is not finite.
+    """
+    if not all(records):
+        raise TooLittleDataError("local training needs at least one record of every owner")
+    plans = [how.order(len(own)) for own in records]
+    stepper = Stepper(cohort, theta, how.optimizer)
+    steps = max(map(len, plans))
+    for step in range(steps):
+        rows = [
+            [own[i] for i in plan[step]] if step < len(plan) else []
+            for own, plan in zip(records, plans, strict=True)
+        ]
+        active = how.optimizer.active(cohort, step=step, round=round)
+        gradient = _mean_gradients(cohort, stepper.theta, rows, collate, active)
+        if not torch.isfinite(gradient).all():
+            raise TrainingError(
+                f"a loss or gradient is not finite at step {step + 1} of {steps}; lower the "
+                f"learning rate ({how.optimizer.learning_rate:g})"
+            )
+        pace = torch.tensor([how.pace(step, len(plan)) for plan in plans])
+        stepper.step(gradient, active=active, pace=pace)
+        progress((step + 1) / steps)
+    return stepper.theta
+
+
+def _mean_gradients(
+    cohort: Cohort,
+    theta: torch.Tensor,
+    rows: Sequence[Sequence[Record]],
+    collate: Callable[[Sequence[Record]], Batch],
+    active: frozenset[str],
+) -> torch.Tensor:
+    """Gradient of each owner's mean loss, ``(K, dim)``; zero for owners without rows."""
+    width = max(map(len, rows))
+    filler = next(own[0] for own in rows if own)
+    filled = [[*own, *[filler] * (width - len(own))] for own in rows]
+    present = torch.tensor([i < len(own) for own in rows for i in range(width)])
+    batch = collate([record for own in filled for record in own])
+    found = cohort.gradients(theta, batch, per="owner", present=present, active=active)
+    shares = torch.tensor([1 / max(1, len(own)) for own in rows], dtype=torch.float64)
+    return found.sums(shares.to(found.losses.device), len(rows)).float()
