@@ -6,7 +6,7 @@ Needs the ``train`` extra.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from .training.adapted import AdaptedTwin, shared_chains
 from .training.loss import token_batch
 from .training.shared import CohortTraining
 
-__all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice"]
+__all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_training"]
 
 MIN_RECORDS = 32  # fewer records can only take part at a sampling rate that hides nothing
 MAX_RECORD_TOKENS = 96
@@ -67,8 +67,8 @@ class FederatedTextDevice:
         encoded = (self.device.model.encode(text)[:MAX_RECORD_TOKENS] for text in texts)
         return [ids for ids in encoded if len(ids) > 1]
 
-    def train_shared(self, theta: Array, *, round: int) -> Array:
-        """One round of private training; returns the noised change of ``theta``.
+    def begin(self, round: int) -> list[list[int]]:
+        """Agree to a round and charge it; returns the records to train on.
 
         Raises:
             PrivacyError: the plan has no such round, so its ε would be exceeded.
@@ -83,18 +83,23 @@ class FederatedTextDevice:
                 "this device personalises by retrieval only"
             )
         self._charge(round, len(records))
-        delta: Array = self._training.round(theta, [records], [self.noise(round)], number=round)[0]
+        return records
+
+    def train_shared(self, theta: Array, *, round: int) -> Array:
+        """One round of private training; returns the noised change of ``theta``.
+
+        Raises:
+            PrivacyError, TooLittleDataError: as :meth:`begin`.
+        """
+        records = self.begin(round)
+        noise = self.noise(round)
+        delta: Array = self.training.round(theta, [records], [noise], number=round)[0]
         return delta
 
     @cached_property
-    def _training(self) -> CohortTraining[list[int]]:
-        start = self.device.model.start
-        return CohortTraining(
-            cohort=self.twin.cohort(shared_chains(self.form)),
-            plan=self.plan,
-            collate=lambda rows: token_batch(rows, start),
-            length=len,
-        )
+    def training(self) -> CohortTraining[list[int]]:
+        """The private steps; the same for every device with this twin, form and plan."""
+        return text_training(self.twin, self.form, self.plan, self.device.model.start)
 
     def evaluate_shared(self, theta: Array, *, round: int) -> None:
         """Let the device measure the new shared adapter for itself; nothing is returned."""
@@ -113,3 +118,15 @@ class FederatedTextDevice:
         }
         with self.ledger.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
+
+
+def text_training(
+    twin: AdaptedTwin, form: SharedForm, plan: PrivacyPlan, start: Sequence[int]
+) -> CohortTraining[list[int]]:
+    """Private steps of a shared form on token records; ``start`` stands in front of each."""
+    return CohortTraining(
+        cohort=twin.cohort(shared_chains(form)),
+        plan=plan,
+        collate=lambda rows: token_batch(rows, start),
+        length=len,
+    )

@@ -57,6 +57,7 @@ class CohortTraining(Generic[Record]):
         noise: Sequence[NoiseSource],
         *,
         number: int = 1,
+        progress: Callable[[float], None] = lambda _: None,
     ) -> Array:
         """Take the plan's local steps and return each owner's change.
 
@@ -65,6 +66,7 @@ class CohortTraining(Generic[Record]):
             records: each owner's; one record is the unit of privacy.
             noise: each owner's source of sampling and noise.
             number: of the round, from 1; it decides whose turn it is where matrices alternate.
+            progress: told how much of the round is done, 0..1.
 
         Returns:
             ``(K, dim)`` float32, noised.
@@ -78,8 +80,13 @@ class CohortTraining(Generic[Record]):
         stepper = Stepper(self.cohort, begin, how)
         for step in range(self.plan.local_steps):
             active = how.active(self.cohort, step=step, round=number)
-            gradient = self._private_gradients(stepper.theta, records, noise, active)
+
+            def told(share: float, before: int = step) -> None:
+                progress((before + share) / self.plan.local_steps)
+
+            gradient = self._private_gradients(stepper.theta, records, noise, active, told)
             stepper.step(gradient, active=active)
+            told(1.0)
         delta: Array = (stepper.theta - begin).numpy()
         if self.plan.private and not delta.any(axis=1).all():
             raise PrivacyError("an update is exactly zero although the plan adds noise")
@@ -91,12 +98,13 @@ class CohortTraining(Generic[Record]):
         records: Sequence[Sequence[Record]],
         noise: Sequence[NoiseSource],
         active: frozenset[str],
+        told: Callable[[float], None],
     ) -> torch.Tensor:
         chosen = [
             sorted((own[i] for i in self._sample(len(own), source)), key=self.length)
             for own, source in zip(records, noise, strict=True)
         ]
-        total = self._clipped_sums(theta, chosen, active)  # sensitive until noised
+        total = self._clipped_sums(theta, chosen, active, told)  # sensitive until noised
         if self.plan.private:
             learning = self.cohort.mask(active).numpy()
             scale = self.plan.noise_multiplier * self.plan.clip
@@ -108,7 +116,11 @@ class CohortTraining(Generic[Record]):
         return poisson_sample(count, self.plan.sampling_rate(count), noise)
 
     def _clipped_sums(
-        self, theta: torch.Tensor, chosen: Sequence[Sequence[Record]], active: frozenset[str]
+        self,
+        theta: torch.Tensor,
+        chosen: Sequence[Sequence[Record]],
+        active: frozenset[str],
+        told: Callable[[float], None],
     ) -> torch.Tensor:
         """Sum of every owner's clipped gradients, ``(K, dim)``.
 
@@ -117,14 +129,18 @@ class CohortTraining(Generic[Record]):
         """
         total = torch.zeros(theta.shape, dtype=torch.float64)
         dropped = 0
-        for owners in _slices(len(chosen), self.at_once):
-            mine = chosen[owners]
-            width = max(1, self.at_once // len(mine))
-            for part in _slices(max(map(len, mine)), width):
-                rows = [own[part] for own in mine]
-                found, bad = self._pass(theta[owners], rows, active)
-                total[owners] += found
-                dropped += bad
+        passes = [
+            (owners, part)
+            for owners in _slices(len(chosen), self.at_once)
+            for part in _slices(
+                max(map(len, chosen[owners])), max(1, self.at_once // len(chosen[owners]))
+            )
+        ]
+        for done, (owners, part) in enumerate(passes):
+            told(done / len(passes))
+            found, bad = self._pass(theta[owners], [own[part] for own in chosen[owners]], active)
+            total[owners] += found
+            dropped += bad
         self._report(dropped, sum(map(len, chosen)))
         return total
 

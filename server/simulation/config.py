@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...client.training.private import PrivateTraining
 from ...privacy.plan import PrivacyPlan
@@ -37,6 +38,10 @@ class SimulationConfig:
         written: held-out passages per device that are continued in writing.
         written_tokens: length of each continuation.
         reference: whether the shared adapter is also trained without privacy, to show its price.
+        engine: what trains a round's devices: ``cohort``, together in this process, or ``ray``, in
+            slices on Ray workers, each of which holds the base.
+        ray_address: of a running Ray cluster; a local one is started when not given.
+        workers: of Ray; as many as processors here when not given.
         seed: of cohort, sampling and noise. Seeded noise is for public data only.
     """
 
@@ -50,6 +55,9 @@ class SimulationConfig:
     written: int = 6
     written_tokens: int = 32
     reference: bool = True
+    engine: Literal["cohort", "ray"] = "cohort"
+    ray_address: str | None = None
+    workers: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +68,12 @@ class SimulationConfig:
         ]
         if self.cohort is not None and self.cohort < 1:
             problems.append(f"cohort must be at least 1, got {self.cohort}")
+        if self.engine not in ("cohort", "ray"):
+            problems.append(f"engine must be 'cohort' or 'ray', got {self.engine!r}")
+        if self.engine != "ray" and (self.ray_address or self.workers):
+            problems.append("ray_address and workers need the engine 'ray'")
+        if self.workers is not None and self.workers < 1:
+            problems.append(f"workers must be at least 1, got {self.workers}")
         if self.form not in ("core", "ffa"):
             problems.append(f"form must be 'core' or 'ffa', got {self.form!r}")
         if problems:

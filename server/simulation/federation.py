@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
-
 from ...client.app import make_client_app
-from ...client.federated import FederatedTextDevice
+from ...client.federated import FederatedTextDevice, text_training
 from ...client.training.adapted import AdaptedTwin
-from ...privacy.noise import insecure_seeded_noise
+from ...client.training.shared import CohortTraining
+from ...privacy.noise import NoiseSource, insecure_seeded_noise
 from ...privacy.plan import PrivacyPlan
 from ...shared.adapters import Array
 from ...shared.errors import FederationError
 from ...shared.forms import SharedForm
+from ...shared.packages import Package
+from ...shared.twin import fast_dtype, open_twin
 from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
+from .cohort import TrainRound, TrainsTogether
 from .config import SimulationConfig
 from .grid import run_in_process
 from .person import SimulatedPerson
+from .ray_engine import RayEngine
 
 __all__ = ["SharedRun", "Traffic", "train_shared"]
 
@@ -60,7 +66,7 @@ def train_shared(
 
     Args:
         private: False trains the reference without noise; nothing is charged or measured then.
-        on_update: called after each device's local training.
+        on_update: called as often as devices have trained or measured, while they do.
 
     Raises:
         FederationError: no device has enough records, or no round succeeded.
@@ -69,12 +75,7 @@ def train_shared(
     if not members:
         raise FederationError("no device has enough records to train the shared adapter")
     plan = config.plan if private else replace(config.plan, noise_multiplier=0.0)
-    devices = [_device(i, p, twin, form, plan, config) for i, p in enumerate(members)]
-
-    def device_of(context: Context) -> FederatedTextDevice:
-        on_update()
-        return devices[int(context.node_config["partition-id"])]
-
+    devices = [_device(i, p, twin, form, plan, config, on_update) for i, p in enumerate(members)]
     cohort = min(config.cohort or len(members), len(members))
     server = make_server_app(
         FederationConfig(
@@ -91,7 +92,15 @@ def train_shared(
             evaluate=private,
         )
     )
-    grid = run_in_process(server, make_client_app(device_of), len(members), seed=config.seed)
+    with _engine(devices, config, on_update) as train:
+        together = TrainsTogether(devices, train)
+        grid = run_in_process(
+            server,
+            make_client_app(lambda at: together.device(int(at.node_config["partition-id"]))),
+            len(members),
+            seed=config.seed,
+            expect=together.expect,
+        )
     final = latest(checkpoints)
     if final is None or not any(row["applied"] for row in final.history):
         raise FederationError("no round of the federation succeeded; see the log for the devices'")
@@ -102,6 +111,71 @@ def train_shared(
     return SharedRun(final.theta, traffic, final.history)
 
 
+@contextmanager
+def _engine(
+    devices: Sequence[FederatedTextDevice], config: SimulationConfig, on_update: Callable[[], None]
+) -> Iterator[TrainRound]:
+    """What trains the devices of a round; see :class:`SimulationConfig`."""
+    first = devices[0]
+    noise = partial(_noise, config.seed)
+    if config.engine == "cohort":
+        yield partial(_together, first.training, noise, on_update)
+        return
+    package, start = first.device.model.package, tuple(first.device.model.start)
+    build = partial(_build_training, package, first.form, first.plan, start)
+    workers = config.workers or os.cpu_count() or 1
+    with RayEngine(build, noise, workers=workers, address=config.ray_address) as engine:
+        yield partial(_counted, engine.train, on_update)
+
+
+def _together(
+    training: CohortTraining[list[int]],
+    noise: Callable[[int, int], NoiseSource],
+    on_update: Callable[[], None],
+    theta: Array,
+    number: int,
+    members: Sequence[int],
+    records: Sequence[Sequence[list[int]]],
+) -> Array:
+    told = 0
+
+    def progress(share: float) -> None:
+        nonlocal told
+        while told < int(share * len(members) + 1e-9):
+            told += 1
+            on_update()
+
+    sources = [noise(member, number) for member in members]
+    return training.round(theta, records, sources, number=number, progress=progress)
+
+
+def _counted(
+    train: TrainRound,
+    on_update: Callable[[], None],
+    theta: Array,
+    number: int,
+    members: Sequence[int],
+    records: Sequence[Sequence[list[int]]],
+) -> Array:
+    updates = train(theta, number, members, records)
+    for _ in members:
+        on_update()
+    return updates
+
+
+def _build_training(
+    package: Package, form: SharedForm, plan: PrivacyPlan, start: Sequence[int]
+) -> CohortTraining[list[int]]:
+    """In a Ray worker: the base, once, and the private steps on it."""
+    twin = AdaptedTwin(open_twin(package, fast_dtype()), package.base_id)
+    return text_training(twin, form, plan, start)
+
+
+def _noise(seed: int, member: int, round: int) -> NoiseSource:
+    # The data are public and runs must be repeatable: a real device never seeds its noise.
+    return insecure_seeded_noise(seed, round * _STREAMS_PER_ROUND + member)
+
+
 def _device(
     index: int,
     person: SimulatedPerson,
@@ -109,17 +183,18 @@ def _device(
     form: SharedForm,
     plan: PrivacyPlan,
     config: SimulationConfig,
+    on_update: Callable[[], None],
 ) -> FederatedTextDevice:
     def evaluate(theta: Array, round: int) -> None:
         person.measure_shared(form.to_adapter(theta), round)
+        on_update()
 
     return FederatedTextDevice(
         device=person.device,
         twin=twin,
         form=form,
         plan=plan,
-        # The data are public and runs must be repeatable: a real device never seeds its noise.
-        noise=lambda round: insecure_seeded_noise(config.seed, round * _STREAMS_PER_ROUND + index),
+        noise=partial(_noise, config.seed, index),
         evaluate=evaluate,
         ledger=person.folder / "ledger.jsonl" if plan.private else None,
     )

@@ -17,7 +17,7 @@ from itertools import count
 from typing import Literal
 
 import numpy as np
-from flwr.app import Context, Error, Message, RecordDict, UserConfigValue
+from flwr.app import Context, Error, Message, MessageType, RecordDict, UserConfigValue
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -45,6 +45,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         run_config: Flower's run configuration.
         drop: tells of a message to a node whether the node never answers it.
         tap: sees every message in the form in which its receiver gets it.
+        expect: told, before any node answers, which partitions are about to train.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         run_config: Mapping[str, UserConfigValue] | None = None,
         drop: Callable[[Message], bool] | None = None,
         tap: Callable[[Message, Direction], None] | None = None,
+        expect: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         silence_flower()
         ids = _draw_ids(num_nodes, seed) if node_ids is None else list(node_ids)
@@ -80,6 +82,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         self._client_app = client_app
         self._drop = drop
         self._tap = tap
+        self._expect = expect
         self._run = Run.create_empty(_RUN_ID)
         self._replies: dict[str, Message] = {}
         self._message_ids = count(1)
@@ -110,18 +113,25 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Let the nodes answer, one after the other; returns the ids to pull replies with."""
+        orders = []
         pushed = []
         for message in messages:
-            node = message.metadata.dst_node_id
             self._name(message)
             pushed.append(message.metadata.message_id)
-            order = self._carry(message, node, "down")
-            if self._drop is not None and self._drop(order):
-                continue
+            order = self._carry(message, message.metadata.dst_node_id, "down")
+            if self._drop is None or not self._drop(order):
+                orders.append(order)
+        if self._expect is not None:
+            self._expect([self._partition(o) for o in orders if _is_training(o)])
+        for order in orders:
+            node = order.metadata.dst_node_id
             reply = self._answer(order, self.contexts[node])
             self._name(reply)
             self._replies[order.metadata.message_id] = self._carry(reply, node, "up")
         return pushed
+
+    def _partition(self, order: Message) -> int:
+        return int(self.contexts[order.metadata.dst_node_id].node_config["partition-id"])
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Hand out the replies to these messages, each once."""
@@ -164,6 +174,7 @@ def run_in_process(
     run_config: Mapping[str, UserConfigValue] | None = None,
     drop: Callable[[Message], bool] | None = None,
     tap: Callable[[Message, Direction], None] | None = None,
+    expect: Callable[[Sequence[int]], None] | None = None,
 ) -> LocalGrid:
     """Run a federation to its end in this process and return its grid.
 
@@ -178,6 +189,7 @@ def run_in_process(
         run_config=run_config,
         drop=drop,
         tap=tap,
+        expect=expect,
     )
     context = Context(
         run_id=_RUN_ID,
@@ -189,6 +201,10 @@ def run_in_process(
     with flower_identity():
         server_app(grid, context)
     return grid
+
+
+def _is_training(order: Message) -> bool:
+    return bool(order.metadata.message_type.split(".")[0] == MessageType.TRAIN)
 
 
 @contextmanager

@@ -169,6 +169,17 @@ def simulate(
     rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
     private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 4,
     reference: Annotated[bool, typer.Option(help="Also train without privacy.")] = True,
+    engine: Annotated[
+        str, typer.Option(help="Devices train together in this process (cohort), or on ray.")
+    ] = "cohort",
+    ray_address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a running Ray cluster; a local one is started otherwise."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Ray workers, each with the base in memory; one a processor."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
 ) -> None:
     """Simulate a private federation and compare what personalization gains.
@@ -203,6 +214,9 @@ def simulate(
         written=2 if quick else 6,
         written_tokens=12 if quick else 32,
         reference=reference and not quick,
+        engine=engine,  # type: ignore[arg-type]  # checked by the config
+        ray_address=ray_address,
+        workers=workers,
         seed=seed,
     )
     held_out = 2 if quick else 8

@@ -339,7 +339,7 @@ def test_flowers_simulation_gives_the_same_vector_bit_for_bit(
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     run_simulation(
-        make_server_app(config(tmp_path / "ray", cohort=cohort)),
+        make_server_app(config(tmp_path / "ray", cohort=cohort, min_nodes=NODES)),
         make_client_app(noted),
         NODES,
         backend_config={

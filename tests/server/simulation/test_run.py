@@ -215,15 +215,15 @@ def test_an_interrupted_run_resumes_to_the_same_adapter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run_simulation(package, corpus, CONFIG, tmp_path / "whole", data_name="invented")
-    original = FederatedTextDevice.train_shared
+    original = FederatedTextDevice.begin
 
-    def interrupted(self: Any, theta: Any, *, round: int) -> Any:
+    def interrupted(self: Any, round: int) -> Any:
         if round == 2:
             raise KeyboardInterrupt
-        return original(self, theta, round=round)
+        return original(self, round)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FederatedTextDevice, "train_shared", interrupted)
+        patch.setattr(FederatedTextDevice, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
     with pytest.raises(FederationError, match="resume"):
