@@ -5,13 +5,11 @@ Needs the ``train`` extra.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
+from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
 from ..shared.adapters import Array
@@ -40,7 +38,7 @@ class FederatedTextDevice:
         noise: per round, where sampling and noise come from; the default is a fresh
             cryptographic source.
         evaluate: called with the shared vector after each round; its result stays here.
-        ledger: JSON-lines file to which every round's cost is appended before it is trained.
+        ledger: to which every round's cost is written before it is trained.
     """
 
     device: Device
@@ -49,7 +47,7 @@ class FederatedTextDevice:
     plan: PrivacyPlan
     noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
     evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
-    ledger: Path | None = None
+    ledger: Ledger | None = None
 
     @property
     def base_id(self) -> str:
@@ -71,7 +69,7 @@ class FederatedTextDevice:
         """Agree to a round and charge it; returns the records to train on.
 
         Raises:
-            PrivacyError: the plan has no such round, so its ε would be exceeded.
+            PrivacyError: the plan has no such round, or the ledger's budget would be exceeded.
             TooLittleDataError: fewer than :data:`MIN_RECORDS` records may be federated.
         """
         if not 1 <= round <= self.plan.rounds:
@@ -109,15 +107,17 @@ class FederatedTextDevice:
         """Write down what the round costs before a single record is looked at."""
         if self.ledger is None:
             return
-        entry: dict[str, Any] = {
-            "round": round,
-            "plan": self.plan.digest,
-            "sampling_rate": self.plan.sampling_rate(records),
-            "noise_multiplier": self.plan.noise_multiplier,
-            "steps": self.plan.local_steps,
-        }
-        with self.ledger.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        self.ledger.charge(
+            Charge(
+                purpose=f"text {self.plan.digest}",
+                round=round,
+                unit=self.plan.unit,
+                relation=self.plan.relation,
+                noise_multiplier=self.plan.noise_multiplier,
+                sampling_rate=self.plan.sampling_rate(records),
+                steps=self.plan.local_steps,
+            )
+        )
 
 
 def text_training(

@@ -25,7 +25,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
 
-    plan = PrivacyPlan(rounds=arguments.rounds, noise_multiplier=1.0, expected_batch=8)
+    plan = PrivacyPlan(
+        unit="record",
+        relation="add-or-remove-one",
+        rounds=arguments.rounds,
+        noise_multiplier=1.0,
+        expected_batch=8,
+    )
     print(f"a device with 100 records would spend ε = {plan.epsilon(100):.2f} at δ = {plan.delta}")
     config = SimulationConfig(
         plan=plan,

@@ -14,7 +14,13 @@ from typing import Any, Literal
 
 from ..shared.errors import MissingExtraError, PrivacyError
 
-__all__ = ["Accountant", "Relation", "epsilon_of_dp_sgd", "epsilon_of_gaussian"]
+__all__ = [
+    "Accountant",
+    "Relation",
+    "epsilon_of_charges",
+    "epsilon_of_dp_sgd",
+    "epsilon_of_gaussian",
+]
 
 Relation = Literal["add-or-remove-one", "replace-one", "zero-out"]
 """Which data sets count as neighbours.
@@ -58,6 +64,32 @@ def epsilon_of_dp_sgd(
         )
     compute = _accountant(accountant, relation)
     return 0.0 if steps == 0 else compute(noise_multiplier, sampling_rate, steps, delta, relation)
+
+
+@functools.cache
+def epsilon_of_charges(
+    charges: tuple[tuple[float, float, int], ...],
+    *,
+    delta: float,
+    relation: Relation = "add-or-remove-one",
+) -> float:
+    """ε of different Poisson-sampled Gaussians on the same records, by PLD.
+
+    Args:
+        charges: ``(noise_multiplier, sampling_rate, steps)`` of each.
+    """
+    events = _dp_accounting()
+    accountant = _pld_accountant(relation)
+    for plan, steps in _by_plan(charges).items():
+        _compose(accountant, events, *plan, steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def _by_plan(charges: tuple[tuple[float, float, int], ...]) -> dict[tuple[float, float], int]:
+    steps: dict[tuple[float, float], int] = {}
+    for sigma, rate, count in charges:
+        steps[sigma, rate] = steps.get((sigma, rate), 0) + count
+    return steps
 
 
 def epsilon_of_gaussian(
@@ -117,28 +149,29 @@ def _accountant(name: str, relation: str) -> _Compute:
 
 
 def _pld(sigma: float, rate: float, steps: int, delta: float, relation: Relation) -> float:
-    from_google = _dp_accounting()
+    return epsilon_of_charges(((sigma, rate, steps),), delta=delta, relation=relation)
+
+
+def _pld_accountant(relation: Relation) -> Any:
+    relations = _dp_accounting().NeighboringRelation
     from dp_accounting.pld import PLDAccountant
 
-    relations = from_google.NeighboringRelation
     replaced = relation == "replace-one"
-    accountant = PLDAccountant(relations.REPLACE_ONE if replaced else relations.ADD_OR_REMOVE_ONE)
-    return _epsilon(accountant, from_google, sigma, rate, steps, delta)
+    return PLDAccountant(relations.REPLACE_ONE if replaced else relations.ADD_OR_REMOVE_ONE)
 
 
 def _rdp(sigma: float, rate: float, steps: int, delta: float, relation: Relation) -> float:
-    from_google = _dp_accounting()
+    events = _dp_accounting()
     from dp_accounting.rdp import RdpAccountant
 
-    return _epsilon(RdpAccountant(), from_google, sigma, rate, steps, delta)
+    accountant = RdpAccountant()
+    _compose(accountant, events, sigma, rate, steps)
+    return float(accountant.get_epsilon(delta))
 
 
-def _epsilon(
-    accountant: Any, events: Any, sigma: float, rate: float, steps: int, delta: float
-) -> float:
+def _compose(accountant: Any, events: Any, sigma: float, rate: float, steps: int) -> None:
     step = events.PoissonSampledDpEvent(rate, events.GaussianDpEvent(sigma))
     accountant.compose(events.SelfComposedDpEvent(step, steps))
-    return float(accountant.get_epsilon(delta))
 
 
 def _dp_accounting() -> Any:

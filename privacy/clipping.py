@@ -63,7 +63,7 @@ class AdaptiveClip:
                 f"count_noise {self.count_noise} costs more than the whole budget of the noise "
                 f"multiplier {stated}; it must be above {stated / 2:g}"
             )
-        return left**-0.5
+        return math.sqrt(1 / left)
 
     def after(
         self, clip: float, norms: npt.ArrayLike, expected: float, noise: NoiseSource

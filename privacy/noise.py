@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-__all__ = ["NoiseSource", "SecureNoise", "insecure_seeded_noise"]
+__all__ = ["Doubles", "NoiseSource", "SecureNoise", "insecure_seeded_noise"]
 
 Doubles = npt.NDArray[np.float64]
 

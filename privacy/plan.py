@@ -1,4 +1,7 @@
-"""The plan of private training: one frozen object from which mechanism and claim both follow."""
+"""The plan of private training: one frozen object from which mechanism and claim both follow.
+
+It samples, clips and adds noise, and it says what that costs: the two cannot disagree.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from ..shared.errors import BadInputError
-from .accounting import epsilon_of_dp_sgd
+from .accounting import Relation, epsilon_of_dp_sgd
+from .noise import Doubles, NoiseSource
 
 __all__ = ["PrivacyPlan"]
 
@@ -33,8 +40,9 @@ class PrivacyPlan:
         rounds: rounds of the federation; a device may take part in all of them.
         learning_rate: length of a step whose averaged gradient has the norm ``clip``.
         delta: the δ at which ε is stated.
-        unit: what the guarantee protects.
-        relation: which neighbouring data sets it compares.
+        unit: what the guarantee protects; must be said.
+        relation: which neighbouring data sets it compares; must be said. Replacing a record costs
+            up to twice what adding one does, see :data:`~locavore.privacy.accounting.Relation`.
         trust: who must be trusted for it. ``local``: nobody but the device itself, whose
             update is already noised when it leaves.
     """
@@ -46,8 +54,8 @@ class PrivacyPlan:
     rounds: int = 3
     learning_rate: float = 0.05
     delta: float = 1e-5
-    unit: Literal["record"] = "record"
-    relation: Literal["add-or-remove-one"] = "add-or-remove-one"
+    unit: Literal["record"]
+    relation: Relation
     trust: Literal["local"] = "local"
 
     def __post_init__(self) -> None:
@@ -63,6 +71,11 @@ class PrivacyPlan:
         for name in ("expected_batch", "local_steps", "rounds"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.unit not in ("record",):
+            problems.append(f"unit must be 'record', got {self.unit!r}")
+        if self.relation not in get_args(Relation):
+            names = ", ".join(map(repr, get_args(Relation)))
+            problems.append(f"relation must be one of {names}, got {self.relation!r}")
         if not 0 < self.delta < 1:
             problems.append(f"delta must be between 0 and 1, got {self.delta}")
         if problems:
@@ -96,7 +109,25 @@ class PrivacyPlan:
             sampling_rate=self.sampling_rate(records),
             steps=self.local_steps * (self.rounds if rounds is None else rounds),
             delta=self.delta,
+            relation=self.relation,
         )
+
+    def sample(self, records: int, noise: NoiseSource) -> list[int]:
+        """Indices of the records that enter a step, each independently (Poisson sampling)."""
+        rate = self.sampling_rate(records)
+        return [int(i) for i in np.flatnonzero(noise.uniform(records) < rate)]
+
+    def clip_factors(self, norms: npt.ArrayLike) -> Doubles:
+        """What gradients of these norms ``(B,)`` are multiplied by: 0 where not finite."""
+        lengths = np.asarray(norms, np.float64)
+        factors = np.minimum(1.0, self.clip / np.maximum(lengths, 1e-12))
+        return np.where(np.isfinite(lengths), factors, 0.0)
+
+    def add_noise(self, total: Doubles, noise: NoiseSource) -> Doubles:
+        """A sum ``(dim,)`` of clipped gradients with the plan's noise, when it has any."""
+        if not self.private:
+            return total
+        return total + self.noise_multiplier * self.clip * noise.gaussian(len(total))
 
     def signal_to_noise(self, dim: int, devices: int) -> float:
         """Largest possible averaged update over the norm of the averaged noise, in one step.

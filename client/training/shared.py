@@ -22,7 +22,7 @@ from ...shared.errors import PrivacyError, TrainingError
 from .cohort import Batch, Cohort
 from .optimizers import Optimizer, Stepper
 
-__all__ = ["CohortTraining", "clip_factors", "poisson_sample"]
+__all__ = ["CohortTraining"]
 
 _log = logging.getLogger("locavore.client")
 Record = TypeVar("Record")
@@ -101,19 +101,14 @@ class CohortTraining(Generic[Record]):
         told: Callable[[float], None],
     ) -> torch.Tensor:
         chosen = [
-            sorted((own[i] for i in self._sample(len(own), source)), key=self.length)
+            sorted((own[i] for i in self.plan.sample(len(own), source)), key=self.length)
             for own, source in zip(records, noise, strict=True)
         ]
         total = self._clipped_sums(theta, chosen, active, told)  # sensitive until noised
-        if self.plan.private:
-            learning = self.cohort.mask(active).numpy()
-            scale = self.plan.noise_multiplier * self.plan.clip
-            for row, source in zip(total.numpy(), noise, strict=True):
-                row[learning] += scale * source.gaussian(int(learning.sum()))
+        learning = self.cohort.mask(active).numpy()
+        for row, source in zip(total.numpy(), noise, strict=True):
+            row[learning] = self.plan.add_noise(row[learning], source)
         return total / self.plan.expected_batch
-
-    def _sample(self, count: int, noise: NoiseSource) -> list[int]:
-        return poisson_sample(count, self.plan.sampling_rate(count), noise)
 
     def _clipped_sums(
         self,
@@ -153,11 +148,10 @@ class CohortTraining(Generic[Record]):
         present = torch.tensor([i < len(own) for own in rows for i in range(width)])
         batch = self.collate([record for own in filled for record in own])
         gradients = self.cohort.gradients(theta, batch, present=present, active=active)
-        norms = gradients.norms()
-        present = present.to(norms.device)
-        factors = clip_factors(norms, self.plan.clip) * present
+        norms = gradients.norms().cpu()
+        factors = torch.from_numpy(self.plan.clip_factors(norms.numpy())) * present
         bad = int((~torch.isfinite(norms) & present).sum())
-        return gradients.sums(factors, len(rows)).cpu(), bad
+        return gradients.sums(factors.to(gradients.losses.device), len(rows)).cpu(), bad
 
     def _report(self, dropped: int, sampled: int) -> None:
         if not dropped:
@@ -166,17 +160,6 @@ class CohortTraining(Generic[Record]):
         # Under a private plan the round goes on as noise: an error would tell of the data.
         if dropped == sampled and not self.plan.private:
             raise TrainingError("every sampled record's loss or gradient is not finite")
-
-
-def clip_factors(norms: torch.Tensor, clip: float) -> torch.Tensor:
-    """What each row ``(B,)`` is multiplied by: 1 up to norm ``clip``, 0 where not finite."""
-    factors = (clip / norms.clamp(min=1e-12)).clamp(max=1.0)
-    return torch.where(torch.isfinite(norms), factors, 0.0)
-
-
-def poisson_sample(records: int, rate: float, noise: NoiseSource) -> list[int]:
-    """Indices of the records that enter a step, each independently with probability ``rate``."""
-    return [int(i) for i in np.flatnonzero(noise.uniform(records) < rate)]
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -45,7 +45,9 @@ class SimulationConfig:
         seed: of cohort, sampling and noise. Seeded noise is for public data only.
     """
 
-    plan: PrivacyPlan = field(default_factory=PrivacyPlan)
+    plan: PrivacyPlan = field(
+        default_factory=lambda: PrivacyPlan(unit="record", relation="add-or-remove-one")
+    )
     form: FormName = "core"
     rank: int = 2
     private: PrivateTraining = field(default_factory=PrivateTraining)

@@ -196,5 +196,5 @@ def _device(
         plan=plan,
         noise=partial(_noise, config.seed, index),
         evaluate=evaluate,
-        ledger=person.folder / "ledger.jsonl" if plan.private else None,
+        ledger=person.ledger(plan.delta) if plan.private else None,
     )

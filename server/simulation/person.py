@@ -14,6 +14,7 @@ from ...client.federated import MIN_RECORDS
 from ...client.prompt import Prompt
 from ...client.retrieval import Hit
 from ...client.runtime import Generation, TextModel
+from ...privacy.ledger import Ledger
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import Instruction
 from .config import REFERENCE, SimulationConfig
@@ -82,6 +83,10 @@ class SimulatedPerson:
     def trains(self) -> bool:
         """Whether there is enough to train on; otherwise the device only retrieves."""
         return self.records >= MIN_RECORDS
+
+    def ledger(self, delta: float) -> Ledger:
+        """What the device's records have paid."""
+        return Ledger(self.folder / "ledger.jsonl", delta=delta)
 
     def adapters_of(self, arm: str) -> list[Adapter] | None:
         """The adapters that are live in an arm; None where the arm does not exist here."""

@@ -12,6 +12,7 @@ Phases, each with its own time in the result:
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from ...client.runtime import TextModel
 from ...client.training.adapted import AdaptedTwin
 from ...client.training.check import TrainingCheck, check_training
 from ...client.training.private import train_private
+from ...privacy.plan import PrivacyPlan
 from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
@@ -256,7 +258,7 @@ class _Run:
                 "signal_to_noise": _signal_to_noise(people, self.config, form.dim),
                 "noise_source": "seeded (simulation on public data)",
             },
-            "epsilon": {p.name: plan.epsilon(p.records, _charged(p)) for p in members},
+            "epsilon": {p.name: _spent(p, plan) for p in members},
             "arms": list(self.config.arms),
             "scores": scores,
             "passages": passages,
@@ -292,10 +294,9 @@ def _work(
     }
 
 
-def _charged(person: SimulatedPerson) -> int:
-    """Rounds that stand in the device's ledger."""
-    ledger = person.folder / "ledger.jsonl"
-    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
+def _spent(person: SimulatedPerson, plan: PrivacyPlan) -> float:
+    """ε by the device's own ledger; infinite without noise."""
+    return person.ledger(plan.delta).epsilon() if plan.private else math.inf
 
 
 def _describe(person: SimulatedPerson) -> dict[str, Any]:

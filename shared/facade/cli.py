@@ -164,6 +164,9 @@ def simulate(
     batch: Annotated[int, typer.Option(help="Records per step, on average.")] = 16,
     clip: Annotated[float, typer.Option(help="Norm to which a record's gradient is cut.")] = 6.0,
     noise: Annotated[float, typer.Option(help="Noise multiplier; ε follows from it.")] = 1.0,
+    relation: Annotated[
+        str, typer.Option(help="Neighbours: add-or-remove-one, replace-one or zero-out.")
+    ] = "add-or-remove-one",
     learning_rate: Annotated[float, typer.Option(help="Of the shared adapter.")] = 0.05,
     form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
     rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
@@ -199,6 +202,8 @@ def simulate(
         raise BadInputError("--resume needs --out: the folder of the run to go on with")
     clock = Clock(console)
     plan = PrivacyPlan(
+        unit="record",
+        relation=relation,  # type: ignore[arg-type]  # checked by the plan
         clip=clip,
         noise_multiplier=noise,
         expected_batch=4 if quick else batch,

@@ -16,7 +16,6 @@ from torch import nn
 
 from locavore.client.training.chains import Chain, lora
 from locavore.client.training.cohort import Cohort
-from locavore.client.training.shared import clip_factors
 from locavore.shared.errors import TrainingError
 
 from .families import FAMILIES, Batch, Family
@@ -113,7 +112,7 @@ def _our_update(case: _Case) -> torch.Tensor:
     probe = case.family.batch(4, _drawn(1))
     cohort = Cohort(case.model, case.chains, case.family.losses, probe)
     gradients = cohort.gradients(case.theta[None], case.batch)
-    return gradients.sums(clip_factors(gradients.norms(), case.clip), 1)[0]
+    return gradients.sums((case.clip / gradients.norms()).clamp(max=1.0).nan_to_num(0.0), 1)[0]
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -265,7 +264,9 @@ def _sampling_rate() -> _Outcome:
 
     from locavore.privacy.plan import PrivacyPlan
 
-    rate = PrivacyPlan(expected_batch=64).sampling_rate(1000)
+    rate = PrivacyPlan(
+        unit="record", relation="add-or-remove-one", expected_batch=64
+    ).sampling_rate(1000)
     loader = DataLoader(TensorDataset(torch.zeros(1000, 1)), batch_size=64)
     theirs = 1 / len(DPDataLoader.from_data_loader(loader))
     return f"q = {rate:g}", f"q = {theirs:g}", rate == 0.064

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,16 @@ from locavore.client.device import Device
 from locavore.client.federated import MAX_RECORD_TOKENS, MIN_RECORDS, FederatedTextDevice
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
+from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import insecure_seeded_noise
-from locavore.privacy.plan import PrivacyPlan
 from locavore.shared.adapters import Array
 from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import AdapterError, PrivacyError, TooLittleDataError
 from locavore.shared.forms import Directions, SharedForm
 
-PLAN = PrivacyPlan(expected_batch=4, rounds=2)
+from ..plans import record_plan
+
+PLAN = record_plan(expected_batch=4, rounds=2)
 FEDERATE = Consent(train=True, federate=True)
 
 
@@ -34,6 +35,7 @@ def make(
     consent: Consent = FEDERATE,
     stream: int = 0,
     ledger: Path | None = None,
+    budget: float | None = None,
 ) -> FederatedTextDevice:
     device = Device(model)
     for i, text in enumerate(texts):
@@ -44,7 +46,7 @@ def make(
         form=SharedForm("core", twin.base_id, directions),
         plan=PLAN,
         noise=lambda round: insecure_seeded_noise(round, stream),
-        ledger=ledger,
+        ledger=Ledger(ledger, delta=PLAN.delta, budget=budget) if ledger else None,
     )
 
 
@@ -143,15 +145,36 @@ def test_every_round_is_charged(
     device = make(model, twin, directions, private_texts, ledger=tmp_path / "ledger")
     for round in (1, 2):
         device.train_shared(device.form.zero(), round=round)
-    lines = [json.loads(line) for line in (tmp_path / "ledger").read_text().splitlines()]
-    assert [line["round"] for line in lines] == [1, 2]
-    assert lines[0] == {
-        "round": 1,
-        "plan": PLAN.digest,
-        "sampling_rate": 4 / 40,
-        "noise_multiplier": 1.0,
-        "steps": 1,
-    }
+    assert device.ledger is not None
+    assert [charge.round for charge in device.ledger.charges] == [1, 2]
+    assert device.ledger.charges[0] == Charge(
+        purpose=f"text {PLAN.digest}",
+        round=1,
+        unit="record",
+        relation="add-or-remove-one",
+        noise_multiplier=1.0,
+        sampling_rate=4 / 40,
+    )
+    assert device.ledger.epsilon() == pytest.approx(PLAN.epsilon(40))
+
+
+def test_a_round_beyond_the_budget_is_not_trained(
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+    tmp_path: Path,
+) -> None:
+    """A server may ask for one round as often as it likes; the device stops at its budget."""
+    budget = PLAN.epsilon(40)
+    path = tmp_path / "ledger"
+    device = make(model, twin, directions, private_texts, ledger=path, budget=budget)
+    for _ in range(PLAN.rounds):
+        device.train_shared(device.form.zero(), round=1)
+    before = path.read_bytes()
+    with pytest.raises(PrivacyError, match="above the budget"):
+        device.train_shared(device.form.zero(), round=1)
+    assert path.read_bytes() == before
 
 
 def test_a_round_is_charged_before_it_is_trained(
@@ -164,7 +187,8 @@ def test_a_round_is_charged_before_it_is_trained(
     device = make(model, twin, directions, private_texts, ledger=tmp_path / "ledger")
     with pytest.raises(AdapterError):
         device.train_shared(np.zeros(3, np.float32), round=1)
-    assert json.loads((tmp_path / "ledger").read_text())["round"] == 1
+    assert device.ledger is not None
+    assert [charge.round for charge in device.ledger.charges] == [1]
 
 
 def test_a_ledger_that_cannot_be_written_stops_the_round(

@@ -24,7 +24,7 @@ from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.loss import per_record_loss, token_batch
 from locavore.client.training.optimizers import Optimizer
-from locavore.client.training.shared import CohortTraining, clip_factors, poisson_sample
+from locavore.client.training.shared import CohortTraining
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan
 from locavore.shared.adapters import Array
@@ -33,10 +33,11 @@ from locavore.shared.forms import Directions, FormName, SharedForm
 
 from ...benchmarks.families import Family
 from ...benchmarks.reference import sample_gradient
+from ...plans import record_plan
 
 FORMS: tuple[FormName, ...] = ("core", "ffa")
 RECORDS = [[70, 71, 300, 12], [90, 91], [17, 18, 19, 20, 21, 22, 23, 24, 25], [301, 5]]
-QUIET = PrivacyPlan(noise_multiplier=0, expected_batch=8, clip=1.0, local_steps=2)
+QUIET = record_plan(noise_multiplier=0, expected_batch=8, clip=1.0, local_steps=2)
 
 
 class Everyone:
@@ -149,7 +150,8 @@ def test_the_gradient_predicts_the_loss_of_the_adapter(
 
 def clipped(rows: Array, clip: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     gradients = Gradients({"all": torch.from_numpy(rows)[:, None]}, torch.zeros(len(rows)))
-    return gradients.sums(clip_factors(gradients.norms(), clip), 1)[0].numpy()
+    factors = record_plan(clip=clip).clip_factors(gradients.norms().numpy())
+    return gradients.sums(torch.from_numpy(factors), 1)[0].numpy()
 
 
 @given(arrays(np.float32, (5, 7), elements=st.floats(width=32)), st.floats(1e-3, 1e3))
@@ -178,19 +180,21 @@ def test_rows_that_are_not_finite_count_as_zero(bad: float) -> None:
 @pytest.mark.parametrize("rate", [0.02, 0.25, 0.9])
 def test_the_poisson_rate(rate: float) -> None:
     noise = insecure_seeded_noise(11)
-    sizes = [len(poisson_sample(200, rate, noise)) for _ in range(300)]
+    plan = record_plan(expected_batch=int(200 * rate))
+    sizes = [len(plan.sample(200, noise)) for _ in range(300)]
     mean, variance = 200 * rate, 200 * rate * (1 - rate)
     assert np.mean(sizes) == pytest.approx(mean, abs=5 * (variance / 300) ** 0.5)
     assert np.var(sizes) == pytest.approx(variance, rel=0.5)
 
 
-def test_a_rate_of_one_takes_everybody_and_zero_nobody() -> None:
-    assert poisson_sample(50, 1.0, SecureNoise()) == list(range(50))
-    assert poisson_sample(50, 0.0, SecureNoise()) == []
+def test_fewer_records_than_expected_are_all_taken() -> None:
+    plan = record_plan(expected_batch=64)
+    assert plan.sample(50, SecureNoise()) == list(range(50))
+    assert plan.sample(0, SecureNoise()) == []
 
 
 def test_a_step_without_records_is_noise_only(twin: AdaptedTwin, directions: Directions) -> None:
-    plan = PrivacyPlan(noise_multiplier=2.0, expected_batch=2, clip=3.0, learning_rate=0.1)
+    plan = record_plan(noise_multiplier=2.0, expected_batch=2, clip=3.0, learning_rate=0.1)
     delta = training(twin, directions, plan=plan, noise=Nobody()).round(
         np.zeros(14 * 16, np.float32)
     )
@@ -201,8 +205,8 @@ def test_a_step_without_records_is_noise_only(twin: AdaptedTwin, directions: Dir
 
 def test_the_noise_has_the_plans_deviation(twin: AdaptedTwin, directions: Directions) -> None:
     """With and without noise on the same records: the difference is lr * sigma / batch."""
-    noisy = PrivacyPlan(noise_multiplier=1.5, expected_batch=4, clip=1.0, learning_rate=0.2)
-    quiet = PrivacyPlan(noise_multiplier=0, expected_batch=4, clip=1.0, learning_rate=0.2)
+    noisy = record_plan(noise_multiplier=1.5, expected_batch=4, clip=1.0, learning_rate=0.2)
+    quiet = record_plan(noise_multiplier=0, expected_batch=4, clip=1.0, learning_rate=0.2)
     theta = np.zeros(224, np.float32)
     with_noise = training(twin, directions, plan=noisy, noise=insecure_seeded_noise(1)).round(theta)
     without = training(twin, directions, plan=quiet, noise=insecure_seeded_noise(1)).round(theta)
@@ -245,7 +249,7 @@ def test_devices_together_are_devices_alone(
     at_once: int, twin: AdaptedTwin, directions: Directions
 ) -> None:
     """Owners with different numbers of records, one of them without any."""
-    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2, clip=0.5, local_steps=2)
+    plan = record_plan(noise_multiplier=1.0, expected_batch=2, clip=0.5, local_steps=2)
     work = training(twin, directions, plan=plan, at_once=at_once)
     owned = [RECORDS, RECORDS[:1], [], RECORDS[1:]]
     theta = np.stack([some_theta(work.form) * k for k in range(4)])
@@ -260,7 +264,7 @@ def test_what_is_not_learning_gets_no_noise(
     alternate: Literal["step", "round"], twin: AdaptedTwin
 ) -> None:
     """LoRA whose matrices learn in turns: ``B`` in the first round, ``A`` in the second."""
-    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    plan = record_plan(noise_multiplier=1.0, expected_batch=2)
     cohort = twin.cohort(lora(twin.model, ["model.layers.0.mlp.up_proj"], 2))
     steps = CohortTraining[Sequence[int]](
         cohort=cohort,
@@ -316,7 +320,7 @@ def test_nothing_but_nan_is_a_round_of_noise_under_a_private_plan(
 ) -> None:
     """An error would tell the server something of the data."""
     caplog.set_level(logging.WARNING, "locavore.client")
-    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    plan = record_plan(noise_multiplier=1.0, expected_batch=2)
     work = spoil(training(twin, directions, plan=plan, noise=insecure_seeded_noise(3)))
     work.noise.uniform = lambda count: np.full(count, 1e-9)  # type: ignore[method-assign]
     delta = work.round(np.zeros(224, np.float32))
@@ -345,7 +349,7 @@ def test_no_branch_stays_after_an_error(
 def test_an_update_without_noise_under_a_private_plan_does_not_leave(
     twin: AdaptedTwin, directions: Directions
 ) -> None:
-    plan = PrivacyPlan(noise_multiplier=1.0, expected_batch=2)
+    plan = record_plan(noise_multiplier=1.0, expected_batch=2)
     with pytest.raises(PrivacyError, match="exactly zero although the plan adds noise"):
         training(twin, directions, plan=plan, records=[]).round(np.zeros(224, np.float32))
 
@@ -359,7 +363,7 @@ def test_a_round_lowers_the_loss(
     model: TextModel,
 ) -> None:
     records = [model.encode(text) for text in private_texts[:12]]
-    plan = PrivacyPlan(noise_multiplier=0, expected_batch=12, local_steps=6, learning_rate=0.3)
+    plan = record_plan(noise_multiplier=0, expected_batch=12, local_steps=6, learning_rate=0.3)
     work = training(twin, directions, name, plan, records=records)
     delta = work.round(work.form.zero())
 

@@ -22,8 +22,8 @@ from locavore.client.federated import FederatedTextDevice, text_training
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.shared import CohortTraining
+from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
-from locavore.privacy.plan import PrivacyPlan
 from locavore.server.app import FederationConfig, make_server_app
 from locavore.server.checkpoint import latest
 from locavore.server.simulation.cohort import TrainsTogether
@@ -36,7 +36,9 @@ from locavore.shared.forms import Directions, SharedForm
 from locavore.shared.packages import Package
 from locavore.shared.twin import open_twin
 
-PLAN = PrivacyPlan(rounds=2, expected_batch=6, local_steps=2, clip=0.5)
+from ...plans import record_plan
+
+PLAN = record_plan(rounds=2, expected_batch=6, local_steps=2, clip=0.5)
 COUNTS = (40, 33, 48, 5)  # the last device has too little
 
 
@@ -66,7 +68,7 @@ def devices(
                 form=form,
                 plan=PLAN,
                 noise=partial(noise, member),
-                ledger=tmp_path / f"ledger-{member}.jsonl",
+                ledger=Ledger(tmp_path / f"ledger-{member}.jsonl", delta=PLAN.delta),
             )
         )
     return made
@@ -112,6 +114,10 @@ def together(
     return federate(devices, app, folder, devices[0].form, expect=group.expect, **options)
 
 
+def charges(devices: Sequence[FederatedTextDevice]) -> list[list[Charge]]:
+    return [device.ledger.charges for device in devices if device.ledger]
+
+
 def in_process(training: CohortTraining[list[int]]) -> Any:
     def train(theta: Array, number: int, members: Sequence[int], records: Any) -> Array:
         sources = [noise(member, number) for member in members]
@@ -125,17 +131,15 @@ def test_a_cohort_is_the_federation_device_by_device(
     cohort: int, devices: list[FederatedTextDevice], tmp_path: Path
 ) -> None:
     alone, seen_alone = one_by_one(devices, tmp_path / "alone", cohort=cohort)
-    ledgers = [d.ledger.read_text() if d.ledger and d.ledger.exists() else "" for d in devices]
+    paid = charges(devices)
     for device in devices:
         assert device.ledger is not None
-        device.ledger.unlink(missing_ok=True)
+        device.ledger.path.unlink(missing_ok=True)
     group, seen = together(devices, in_process(devices[0].training), tmp_path / "t", cohort=cohort)
     assert np.abs(group - alone).max() <= 1e-5 * np.abs(alone).max()
     assert seen.bytes_up == seen_alone.bytes_up
     assert seen.bytes_down == seen_alone.bytes_down
-    assert ledgers == [
-        d.ledger.read_text() if d.ledger and d.ledger.exists() else "" for d in devices
-    ]
+    assert charges(devices) == paid
 
 
 def test_devices_whose_order_is_lost_neither_train_nor_pay(
@@ -162,7 +166,7 @@ def test_devices_whose_order_is_lost_neither_train_nor_pay(
     )
     assert trained == [[0, 2]] * PLAN.rounds
     assert devices[1].ledger is not None
-    assert not devices[1].ledger.exists()
+    assert not devices[1].ledger.charges
 
 
 def test_a_device_asked_out_of_turn_trains_alone(devices: list[FederatedTextDevice]) -> None:

@@ -19,7 +19,6 @@ pytest.importorskip("flwr", reason="needs the extra 'simulate'")
 from locavore.client.federated import FederatedTextDevice
 from locavore.client.runtime import TextModel
 from locavore.client.training.private import PrivateTraining
-from locavore.privacy.plan import PrivacyPlan
 from locavore.server.simulation.config import ARMS, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
 from locavore.server.simulation.grid import run_in_process
@@ -28,6 +27,8 @@ from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import BadInputError, FederationError
 from locavore.shared.packages import Package
+
+from ...plans import record_plan
 
 THINGS = ("kettle", "roof", "goat", "ledger", "canoe", "lamp", "garden", "bell", "stove", "oar")
 DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
@@ -62,7 +63,7 @@ def corpus(public_texts: tuple[str, ...]) -> Corpus:
 
 
 CONFIG = SimulationConfig(
-    plan=PrivacyPlan(rounds=2, expected_batch=8, learning_rate=0.05),
+    plan=record_plan(rounds=2, expected_batch=8, learning_rate=0.05),
     private=PrivateTraining(steps=3, batch=8, rank=2),
     prompt_tokens=8,
     written=1,

@@ -1,0 +1,202 @@
+"""The ledger: it survives what kills a process, and refuses what is not true."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dp_accounting", reason="accounting needs the extra 'train'")
+
+from locavore.privacy.accounting import epsilon_of_dp_sgd
+from locavore.privacy.ledger import Charge, Ledger
+from locavore.shared.errors import PrivacyError
+
+DELTA = 1e-5
+ONE = Charge(
+    purpose="text ab12",
+    round=1,
+    unit="record",
+    relation="add-or-remove-one",
+    noise_multiplier=1.0,
+    sampling_rate=0.1,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "deep" / "ledger.jsonl", delta=DELTA)
+
+
+def test_an_empty_ledger_has_spent_nothing(ledger: Ledger) -> None:
+    assert ledger.charges == []
+    assert ledger.epsilon() == 0.0
+    assert not ledger.path.exists()
+
+
+def test_charges_are_kept_in_order_and_add_up(ledger: Ledger) -> None:
+    charges = [replace(ONE, round=number, steps=number) for number in (1, 2, 3)]
+    totals = [ledger.charge(charge) for charge in charges]
+    assert Ledger(ledger.path, delta=DELTA).charges == charges
+    assert totals == sorted(totals)
+    expected = epsilon_of_dp_sgd(noise_multiplier=1.0, sampling_rate=0.1, steps=6, delta=DELTA)
+    assert ledger.epsilon() == totals[-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_tasks_and_modalities_compose(ledger: Ledger) -> None:
+    ledger.charge(ONE)
+    both = ledger.charge(replace(ONE, purpose="image cd34", noise_multiplier=2.0, steps=5))
+    text = epsilon_of_dp_sgd(noise_multiplier=1.0, sampling_rate=0.1, steps=1, delta=DELTA)
+    image = epsilon_of_dp_sgd(noise_multiplier=2.0, sampling_rate=0.1, steps=5, delta=DELTA)
+    assert max(text, image) < both < text + image
+
+
+# --- the budget ---------------------------------------------------------------------------------
+
+
+def test_the_budget_is_kept_before_anything_is_spent(tmp_path: Path) -> None:
+    budget = epsilon_of_dp_sgd(noise_multiplier=1.0, sampling_rate=0.1, steps=3, delta=DELTA)
+    ledger = Ledger(tmp_path / "ledger", delta=DELTA, budget=budget + 1e-9)
+    for number in (1, 2, 3):
+        ledger.charge(replace(ONE, round=number))
+    before = ledger.path.read_bytes()
+    with pytest.raises(PrivacyError, match=r"round 4 of 'text ab12' would bring ε to .* above"):
+        ledger.charge(replace(ONE, round=4))
+    assert ledger.path.read_bytes() == before
+    ledger.charge(replace(ONE, noise_multiplier=1e5))  # what costs next to nothing still fits
+
+
+@pytest.mark.parametrize(("name", "value"), [("budget", -1.0), ("delta", 0.0), ("delta", 1.0)])
+def test_a_bad_budget_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    settings: dict[str, float] = {"delta": DELTA, name: value}
+    with pytest.raises(PrivacyError, match=f"{name} must be .*got {value}"):
+        Ledger(tmp_path / "ledger", **settings)
+
+
+# --- false claims -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"sampling": "shuffled"}, "'shuffled' batches are not a Poisson sample"),
+        ({"relation": None}, "needs a neighbouring relation, got None"),
+        ({"relation": ""}, "needs a neighbouring relation, got ''"),
+        ({"unit": "token"}, "needs a unit, record or user, got 'token'"),
+        ({"noise_multiplier": 0.0}, "a figure without noise may not leave the device"),
+        ({"noise_multiplier": float("nan")}, "noise_multiplier must be above 0"),
+        ({"noise_multiplier": float("inf")}, "noise_multiplier must be above 0"),
+        ({"sampling_rate": 0.0}, r"sampling_rate must be in \(0, 1\]"),
+        ({"sampling_rate": 1.5}, r"sampling_rate must be in \(0, 1\]"),
+        ({"steps": 0}, "must be at least 1, got 0, 1"),
+        ({"round": 0}, "must be at least 1, got 1, 0"),
+    ],
+)
+def test_a_false_claim_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(PrivacyError, match=reason):
+        replace(ONE, **changes)
+
+
+def test_shuffled_batches_may_claim_what_they_give() -> None:
+    assert replace(ONE, sampling="shuffled", sampling_rate=1.0).sampling_rate == 1.0
+
+
+@pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "replace-one"}])
+def test_what_does_not_add_up_is_refused(changes: dict[str, Any], ledger: Ledger) -> None:
+    ledger.charge(ONE)
+    before = ledger.path.read_bytes()
+    with pytest.raises(PrivacyError, match="do not add up to one ε"):
+        ledger.charge(replace(ONE, **changes))
+    assert ledger.path.read_bytes() == before
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
+def test_a_torn_line_was_never_spent(ledger: Ledger) -> None:
+    for number in (1, 2):
+        ledger.charge(replace(ONE, round=number))
+    whole = ledger.path.read_bytes()
+    for cut in (1, 20, len(whole.splitlines()[1])):
+        ledger.path.write_bytes(whole[:-cut])
+        assert [charge.round for charge in ledger.charges] == [1]
+        ledger.charge(replace(ONE, round=7))
+        assert [charge.round for charge in ledger.charges] == [1, 7]
+
+
+def _lose(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], lines[2]]
+
+
+def _swap(lines: list[bytes]) -> list[bytes]:
+    return [lines[1], lines[0], lines[2]]
+
+
+def _cheapen(lines: list[bytes]) -> list[bytes]:
+    row = json.loads(lines[0]) | {"noise_multiplier": 9.0}
+    return [json.dumps(row).encode() + b"\n", *lines[1:]]
+
+
+def _scribble(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], b"{}\n", lines[2]]
+
+
+def _noise(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], b"\xff\xfe\n", lines[2]]
+
+
+@pytest.mark.parametrize("change", [_lose, _swap, _cheapen, _scribble, _noise])
+def test_a_changed_ledger_stops_everything(change: Any, ledger: Ledger) -> None:
+    for number in (1, 2, 3):
+        ledger.charge(replace(ONE, round=number))
+    changed = b"".join(change(ledger.path.read_bytes().splitlines(keepends=True)))
+    ledger.path.write_bytes(changed)
+    for use in (ledger.epsilon, lambda: ledger.charge(ONE)):
+        with pytest.raises(PrivacyError, match=r"line \d: the ledger was changed or damaged"):
+            use()
+    assert ledger.path.read_bytes() == changed
+
+
+def test_it_survives_kill_minus_nine(ledger: Ledger) -> None:
+    """Every charge that was acknowledged is there, and the next one can be written."""
+    code = f"""
+from dataclasses import replace
+from pathlib import Path
+from locavore.privacy.ledger import Ledger
+from tests.privacy.test_ledger import ONE
+ledger = Ledger(Path({str(ledger.path)!r}), delta={DELTA})
+for number in range(1, 10_000):
+    ledger.charge(replace(ONE, round=number, noise_multiplier=50.0))
+    print(number, flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        acknowledged = 0
+        for line in process.stdout:
+            acknowledged = int(line)
+            if acknowledged == 12:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    found = [charge.round for charge in ledger.charges]
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) >= acknowledged >= 12
+    ledger.charge(replace(ONE, round=99))
+    assert ledger.charges[-1].round == 99
+
+
+def test_writers_take_turns(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: ledger.charge(replace(ONE, round=n)), range(1, 13)))
+    assert sorted(charge.round for charge in ledger.charges) == list(range(1, 13))
