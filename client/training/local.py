@@ -108,13 +108,13 @@ def train_locally(
         ]
         active = how.optimizer.active(cohort, step=step, round=round)
         gradient = _mean_gradients(cohort, stepper.theta, rows, collate, active)
-        if not torch.isfinite(gradient).all():
+        if not torch.isfinite(gradient.sum()):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {step + 1} of {steps}; lower the "
                 f"learning rate ({how.optimizer.learning_rate:g})"
             )
         pace = torch.tensor([how.pace(step, len(plan)) for plan in plans])
-        stepper.step(gradient, active=active, pace=pace)
+        stepper.step(gradient, active=active, pace=None if (pace == 1).all() else pace)
         progress((step + 1) / steps)
     return stepper.theta
 
@@ -133,5 +133,6 @@ def _mean_gradients(
     present = torch.tensor([i < len(own) for own in rows for i in range(width)])
     batch = collate([record for own in filled for record in own])
     found = cohort.gradients(theta, batch, per="owner", present=present, active=active)
-    shares = torch.tensor([1 / max(1, len(own)) for own in rows], dtype=torch.float64)
-    return found.sums(shares.to(found.losses.device), len(rows)).float()
+    shares = torch.tensor([[1 / max(1, len(own))] for own in rows])
+    total = torch.cat([part.flatten(1) for part in found.parts.values()], 1)
+    return total * shares.to(total)

@@ -87,10 +87,10 @@ class Stepper:
             active: slots that move; the others keep their state as well.
             pace: ``(K,)``, what each owner's learning rate is multiplied by; 0 stays.
         """
-        before = {name: part.clone() for name, part in self._parts.items()}
+        before = {n: part.clone() for n, part in self._parts.items()} if pace is not None else {}
         for name, grad in self._cohort.unpack(gradient).items():
             part = self._parts[name]
-            part.grad = grad.to(part.dtype).clone() if name in active else None
+            part.grad = grad.to(part) if name in active else None
         self._torch.step()
         if pace is not None:  # every one of these optimizers moves in proportion to its rate
             for name, part in self._parts.items():

@@ -1,0 +1,330 @@
+"""``simulation``: what one user costs in a federation of a thousand.
+
+A thousand users with fifty samples each, fifty of them a round, one local epoch of plain steps on
+a LoRA of rank 8 over a frozen model. Ours goes through the real Flower apps and trains a round's
+users as one cohort; beside it a bare loop over the users with plain autograd and no federation at
+all, and the same loop in Flower's own simulation on Ray. The first round is not counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from locavore.client.app import make_client_app
+from locavore.client.training.chains import lora
+from locavore.client.training.cohort import Batch, Cohort
+from locavore.client.training.local import LocalTraining, train_locally
+from locavore.client.training.optimizers import Optimizer
+from locavore.server.app import FederationConfig, RoundReport, make_server_app
+from locavore.server.simulation.cohort import TrainsTogether
+from locavore.server.simulation.grid import run_in_process
+from locavore.shared.adapters import Array
+
+from .report import Goal, Options, Report, machine_line
+
+__all__ = ["run"]
+
+_BASE, _PLAN = "benchmark-0000", "00" * 32
+_HOW = LocalTraining(epochs=1, batch=10, optimizer=Optimizer(learning_rate=0.1))
+_OURS, _LOOP, _RAY = "locavore, Flower apps", "bare loop", "Flower, Ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a federation."""
+
+    users: int = 1000
+    cohort: int = 50
+    samples: int = 50
+    rounds: int = 4
+    rank: int = 8
+
+
+_QUICK = Sizes(users=12, cohort=4, samples=20, rounds=2, rank=2)
+
+
+# --- two frozen models --------------------------------------------------------------------------
+
+
+def _perceptron(quick: bool) -> nn.Module:
+    widths = (20, 16, 10) if quick else (784, 560, 560, 200, 10)
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _perceptron_data(model: nn.Module, count: int, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first = next(model.children())
+    assert isinstance(first, nn.Linear)
+    return {
+        "x": torch.randn(count, first.in_features, generator=generator),
+        "y": torch.randint(10, (count,), generator=generator),
+    }
+
+
+def _perceptron_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
+
+
+def _llama(quick: bool) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    width = 16 if quick else 64
+    made: nn.Module = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=512,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+        )
+    )
+    return made
+
+
+def _llama_data(model: nn.Module, count: int, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"ids": torch.randint(512, (count, 16), generator=generator)}
+
+
+def _llama_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    logits = model(input_ids=batch["ids"], use_cache=False).logits[:, :-1]
+    token = nn.functional.cross_entropy(logits.mT, batch["ids"][:, 1:], reduction="none")
+    return token.mean(1)
+
+
+_MODELS: dict[str, tuple[Any, Any, Any]] = {
+    "perceptron": (_perceptron, _perceptron_data, _perceptron_losses),
+    "llama": (_llama, _llama_data, _llama_losses),
+}
+
+
+# --- a federation of users ----------------------------------------------------------------------
+
+
+class World:
+    """A frozen model, its adapters, and every user's samples."""
+
+    def __init__(self, name: str, quick: bool) -> None:
+        build, self.data, self.losses = _MODELS[name]
+        self.sizes = _QUICK if quick else Sizes()
+        torch.manual_seed(0)
+        self.model: nn.Module = build(quick).requires_grad_(False).eval()
+        sites = [n for n, m in self.model.named_modules() if isinstance(m, nn.Linear)]
+        chains = lora(self.model, [s for s in sites if s != "lm_head"], self.sizes.rank)
+        self.cohort = Cohort(self.model, chains, self.losses, self.data(self.model, 4, 0))
+        self.start = self.cohort.start(1, torch.Generator().manual_seed(1))[0].numpy()
+
+    def samples(self, user: int) -> list[dict[str, torch.Tensor]]:
+        """A user's samples, one by one."""
+        whole = self.data(self.model, self.sizes.samples, 1000 + user)
+        return [{n: v[i] for n, v in whole.items()} for i in range(self.sizes.samples)]
+
+    def train_alone(self, theta: Array, samples: Sequence[dict[str, torch.Tensor]]) -> Array:
+        """What anybody would write: hooks, autograd and torch's SGD, one user at a time."""
+        begin = torch.from_numpy(self.start + theta)[None]
+        parts = {n: v[0].clone().requires_grad_() for n, v in self.cohort.unpack(begin).items()}
+        hooks = [
+            self.model.get_submodule(site).register_forward_hook(
+                functools.partial(_add, parts[f"{site}.A"], parts[f"{site}.B"])
+            )
+            for site in self.cohort.chains
+        ]
+        optimizer = torch.optim.SGD(parts.values(), lr=_HOW.optimizer.learning_rate)
+        for rows in _HOW.order(len(samples)):
+            optimizer.zero_grad()
+            batch = _collate([samples[i] for i in rows])
+            self.losses(self.model, batch).mean().backward()
+            optimizer.step()
+        for hook in hooks:
+            hook.remove()
+        after = torch.cat([part.detach().flatten() for part in parts.values()])
+        return (after - begin[0]).numpy()
+
+    def train_together(
+        self, theta: Array, number: int, members: Sequence[int], records: Sequence[Any]
+    ) -> Array:
+        """A round's users as one cohort."""
+        begin = torch.from_numpy(self.start + theta)[None].repeat(len(members), 1)
+        after = train_locally(self.cohort, begin, records, _HOW, _collate, round=number)
+        return (after - begin).numpy()
+
+
+def _add(a: torch.Tensor, b: torch.Tensor, module: nn.Module, args: Any, out: Any) -> Any:
+    return out + args[0] @ a @ b
+
+
+def _collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+@functools.cache
+def _world(name: str, quick: bool) -> World:
+    return World(name, quick)
+
+
+@dataclass
+class User:
+    """A device of the federation."""
+
+    world: World
+    number: int
+    base_id: str = _BASE
+    plan_digest: str = _PLAN
+
+    def begin(self, round: int) -> list[dict[str, torch.Tensor]]:
+        """The samples to train on."""
+        return self.world.samples(self.number)
+
+    def train_shared(self, theta: Array, *, round: int) -> Array:
+        """Train alone."""
+        return self.world.train_alone(theta, self.begin(round))
+
+    def evaluate_shared(self, theta: Array, *, round: int) -> None:
+        """Nothing is measured here."""
+
+
+def _server(world: World, folder: Path, on_round: Callable[[RoundReport], None]) -> Any:
+    sizes = world.sizes
+    config = FederationConfig(
+        base_id=_BASE,
+        plan_digest=_PLAN,
+        form="lora",
+        dim=world.cohort.dim,
+        rounds=sizes.rounds,
+        cohort=sizes.cohort,
+        min_replies=sizes.cohort,
+        min_nodes=sizes.users,
+        seed=0,
+        checkpoint_dir=folder,
+        evaluate=False,
+    )
+    return make_server_app(config, on_round)
+
+
+def _federate(world: World, drive: Callable[[Any], None]) -> float:
+    """Seconds of a round after the first."""
+    stamps: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="locavore-") as folder:
+        drive(_server(world, Path(folder), lambda _: stamps.append(time.perf_counter())))
+    return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+
+
+def _ours(name: str, quick: bool) -> float:
+    world = _world(name, quick)
+    users = [User(world, number) for number in range(world.sizes.users)]
+    group = TrainsTogether(users, world.train_together)
+    app = make_client_app(lambda at: group.device(int(at.node_config["partition-id"])))
+
+    def drive(server: Any) -> None:
+        run_in_process(server, app, len(users), expect=group.expect)
+
+    return _federate(world, drive)
+
+
+def _gap(name: str, quick: bool) -> float:
+    """Greatest difference between updates of a cohort and of its users alone."""
+    world = _world(name, quick)
+    theta = np.zeros(world.cohort.dim, np.float32)
+    members = range(world.sizes.cohort)
+    samples = [world.samples(user) for user in members]
+    together = world.train_together(theta, 1, members, samples)
+    alone = np.stack([world.train_alone(theta, own) for own in samples])
+    return float(np.abs(together - alone).max() / np.abs(alone).max())
+
+
+def _loop(name: str, quick: bool) -> float:
+    """Seconds of a round's users one after the other, without a federation."""
+    world = _world(name, quick)
+    theta = np.zeros(world.cohort.dim, np.float32)
+    stamps = [time.perf_counter()]
+    for number in range(world.sizes.rounds):
+        users = range(number * world.sizes.cohort, (number + 1) * world.sizes.cohort)
+        updates = [world.train_alone(theta, world.samples(u % world.sizes.users)) for u in users]
+        theta = theta + np.mean(updates, axis=0, dtype=np.float32)
+        stamps.append(time.perf_counter())
+    return (stamps[-1] - stamps[1]) / (len(stamps) - 2)
+
+
+def _flower_ray(name: str, quick: bool) -> float | None:
+    """Seconds of a round in Flower's own simulation; None where Ray is not installed."""
+    try:
+        import ray
+        from flwr.simulation import run_simulation
+    except ImportError:
+        return None
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    world = _world(name, quick)
+
+    def user(context: Any) -> User:
+        return User(_world(name, quick), int(context.node_config["partition-id"]))
+
+    def drive(server: Any) -> None:
+        run_simulation(
+            server,
+            make_client_app(user),
+            world.sizes.users,
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {"_node_ip_address": "127.0.0.1", "num_cpus": os.cpu_count()},
+            },
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's and Flower's own
+        seconds = _federate(world, drive)
+        gc.collect()
+    return seconds
+
+
+def run(options: Options) -> Report:
+    """Measure both models; ``--quick`` asserts only that cohort and loop agree."""
+    rows, ratios, failures = [], {}, []
+    for name in _MODELS:
+        world = _world(name, options.quick)
+        ours = _ours(name, options.quick)
+        seconds = {_OURS: ours, _LOOP: _loop(name, options.quick)}
+        if (gap := _gap(name, options.quick)) > 1e-5:
+            failures.append(f"{name}: the cohort's updates differ from the loop's by {gap:.1e}")
+        if not options.quick and (spread := _flower_ray(name, options.quick)) is not None:
+            seconds[_RAY] = spread
+        for kind, value in seconds.items():
+            per_user = 1e3 * value / world.sizes.cohort
+            rows.append([name, kind, f"{per_user:.2f}", f"{value / ours:.2f}"])
+            if kind != _OURS:
+                ratios[f"{name}, ours / {kind}"] = ours / value
+    return Report(
+        benchmark="simulation",
+        lines=[
+            machine_line(),
+            f"{world.sizes.users} users of {world.sizes.samples} samples, {world.sizes.cohort} a "
+            f"round, one local epoch in batches of {_HOW.batch}, rank {world.sizes.rank}",
+            "pfl-research is not compared yet",
+        ],
+        columns=["model", "engine", "ms / user", "/ ours"],
+        rows=rows,
+        ratios=ratios,
+        goals=()
+        if options.quick
+        else [Goal(name=f"{n}, ours / {_RAY}", bound=0.1, at_most=True) for n in _MODELS],
+        failures=failures,
+    )
