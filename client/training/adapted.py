@@ -13,6 +13,7 @@ from ...shared.forms import SharedForm
 from .branches import Pass, attached
 from .chains import Chain, Slot
 from .cohort import Batch, Cohort
+from .layout import Layout
 from .loss import per_record_loss, token_batch
 
 __all__ = ["AdaptedTwin", "shared_chains"]
@@ -26,6 +27,7 @@ class AdaptedTwin:
     def __init__(self, model: PreTrainedModel, base_id: str) -> None:
         self.model = model
         self.base_id = base_id
+        self._layouts: dict[str, Layout] = {}  # of the sites that were probed so far
 
     @contextmanager
     def adapted(self, *adapters: Adapter) -> Iterator[None]:
@@ -43,7 +45,9 @@ class AdaptedTwin:
 
     def cohort(self, chains: Mapping[str, Chain]) -> Cohort:
         """Chains beside this twin's layers, trained by the per-record language loss."""
-        return Cohort(self.model, chains, per_record_loss, self._probe())
+        made = Cohort(self.model, chains, per_record_loss, self._probe(), layouts=self._layouts)
+        self._layouts.update(made.layouts)
+        return made
 
     def _probe(self) -> Batch:
         """Four public token sequences that differ everywhere."""

@@ -72,6 +72,8 @@ class Cohort:
         objective: the per-sample loss.
         probe: three or more samples that differ, public ones if possible: they show which rows
             of every site belong to which sample. See :mod:`.probe`.
+        layouts: what an earlier probe of the same model and objective found; where it covers
+            every site, nothing is probed.
 
     Raises:
         AdapterError: a site cannot carry its chain, or a slot is named twice.
@@ -79,15 +81,25 @@ class Cohort:
     """
 
     def __init__(
-        self, model: nn.Module, chains: Mapping[str, Chain], objective: Objective, probe: Batch
+        self,
+        model: nn.Module,
+        chains: Mapping[str, Chain],
+        objective: Objective,
+        probe: Batch,
+        *,
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         self.model, self.chains, self.objective = model, chains, objective
         self.slots = _slots(model, chains)
-        device = _device(model)
+        known = layouts or {}
+        self.layouts = known if set(chains) <= set(known) else self._probe(probe)
+
+    def _probe(self, probe: Batch) -> Mapping[str, Layout]:
+        device = _device(self.model)
         zeros = {n: torch.zeros(1, *s.shape, device=device) for n, s in self.slots.items()}
         public = {name: value.to(device) for name, value in probe.items()}
-        with attached(model, chains, Pass(zeros)):
-            self.layouts: Mapping[str, Layout] = probe_layouts(model, chains, objective, public)
+        with attached(self.model, self.chains, Pass(zeros)):
+            return probe_layouts(self.model, self.chains, self.objective, public)
 
     @property
     def dim(self) -> int:

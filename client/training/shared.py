@@ -8,7 +8,7 @@ frozen base and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -124,19 +124,16 @@ class CohortTraining(Generic[Record]):
         """
         total = torch.zeros(theta.shape, dtype=torch.float64)
         dropped = 0
-        passes = [
-            (owners, part)
-            for owners in _slices(len(chosen), self.at_once)
-            for part in _slices(
-                max(map(len, chosen[owners])), max(1, self.at_once // len(chosen[owners]))
-            )
-        ]
-        for done, (owners, part) in enumerate(passes):
-            told(done / len(passes))
-            found, bad = self._pass(theta[owners], [own[part] for own in chosen[owners]], active)
+        sampled = sum(map(len, chosen))
+        passed = 0
+        for owners, parts in _passes([len(own) for own in chosen], self.at_once):
+            told(passed / sampled)
+            rows = [chosen[k][part] for k, part in zip(owners, parts, strict=True)]
+            found, bad = self._pass(theta[owners], rows, active)
             total[owners] += found
             dropped += bad
-        self._report(dropped, sum(map(len, chosen)))
+            passed += sum(map(len, rows))
+        self._report(dropped, sampled)
         return total
 
     def _pass(
@@ -162,5 +159,11 @@ class CohortTraining(Generic[Record]):
             raise TrainingError("every sampled record's loss or gradient is not finite")
 
 
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def _passes(counts: Sequence[int], at_once: int) -> Iterator[tuple[list[int], list[slice]]]:
+    """Owners with records left, and the next few of each, until there are none."""
+    done = [0] * len(counts)
+    while owners := [k for k, count in enumerate(counts) if done[k] < count][:at_once]:
+        width = max(1, at_once // len(owners))
+        yield owners, [slice(done[k], done[k] + width) for k in owners]
+        for k in owners:
+            done[k] += width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,23 @@ def test_two_twins_of_one_model_add_up(twin: AdaptedTwin) -> None:
         with twin.adapted(one, two):
             together = twin.model(input_ids=IDS).logits
     assert torch.equal(both, together)
+
+
+def test_a_twin_probes_its_sites_once(twin: AdaptedTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+    from locavore.client.training.chains import lora
+    from locavore.client.training.probe import probe_layouts
+
+    probed: list[list[str]] = []
+
+    def counted(model: Any, sites: Any, *rest: Any) -> Any:
+        probed.append(list(sites))
+        return probe_layouts(model, sites, *rest)
+
+    monkeypatch.setattr("locavore.client.training.cohort.probe_layouts", counted)
+    other = "model.layers.1.mlp.up_proj"
+    one = twin.cohort(lora(twin.model, [SITE], 2))
+    again = twin.cohort(lora(twin.model, [SITE], 3))
+    assert probed == [[SITE]]
+    assert again.layouts[SITE] == one.layouts[SITE]
+    twin.cohort(lora(twin.model, [SITE, other], 2))
+    assert probed == [[SITE], [SITE, other]]

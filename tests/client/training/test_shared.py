@@ -24,7 +24,7 @@ from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.loss import per_record_loss, token_batch
 from locavore.client.training.optimizers import Optimizer
-from locavore.client.training.shared import CohortTraining
+from locavore.client.training.shared import CohortTraining, _passes
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan
 from locavore.shared.adapters import Array
@@ -278,6 +278,20 @@ def test_what_is_not_learning_gets_no_noise(
         for name, change in cohort.unpack(torch.from_numpy(delta)).items():
             assert bool(change.any()) == name.endswith(learning)
             assert bool(change.all()) == name.endswith(learning)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(1, 9))
+def test_passes_cover_every_record_once_and_keep_to_the_limit(
+    counts: list[int], at_once: int
+) -> None:
+    seen = [list[int]() for _ in counts]
+    for owners, parts in _passes(counts, at_once):
+        assert sum(part.stop - part.start for part in parts) <= at_once
+        for k, part in zip(owners, parts, strict=True):
+            rows = range(counts[k])[part]
+            assert len(rows)
+            seen[k].extend(rows)
+    assert seen == [list(range(count)) for count in counts]
 
 
 def test_theta_is_not_changed_and_of_the_right_length(
