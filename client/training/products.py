@@ -26,7 +26,7 @@ Sink = Callable[[torch.Tensor], None]
 
 def row_product(u: torch.Tensor, weight: torch.Tensor, rows: Rows) -> torch.Tensor:
     """``u (..., m)`` times each owner's ``weight (K, m, n)``, in ``u``'s precision."""
-    weight = weight.to(u.dtype)
+    weight = weight.to(u)
     if len(weight) == 1:
         return u @ weight[0]
     return rows.join(rows.split(u, len(weight)) @ weight, u.shape[:-1])
@@ -156,7 +156,7 @@ def _kernels(weight: torch.Tensor, like: Any, x: torch.Tensor) -> torch.Tensor:
     """``(K, C * kernel, n)`` as the kernels ``(K * n, C, *kernel)`` of a grouped convolution."""
     channels = weight.shape[1] // math.prod(like.kernel_size)
     kernels = weight.transpose(1, 2).reshape(-1, channels, *like.kernel_size)
-    return kernels.to(x.dtype)
+    return kernels.to(x)
 
 
 def _how(like: Any, groups: int) -> tuple[Any, ...]:
