@@ -9,20 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..privacy.ledger import Charge, Ledger
+from ..privacy.ledger import Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
 from ..shared.adapters import Array
-from ..shared.errors import PrivacyError, TooLittleDataError
+from ..shared.errors import TooLittleDataError
 from ..shared.forms import SharedForm
 from .device import Device
 from .training.adapted import AdaptedTwin, shared_chains
+from .training.local import LocalTraining
 from .training.loss import token_batch
-from .training.shared import CohortTraining
+from .training.shared import SharedTraining, private_training
 
 __all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_training"]
 
-MIN_RECORDS = 32  # fewer records can only take part at a sampling rate that hides nothing
+MIN_RECORDS = 32  # with fewer, a record is sampled at a rate that hides nothing
 MAX_RECORD_TOKENS = 96
 
 
@@ -37,7 +38,8 @@ class FederatedTextDevice:
         plan: the federation's privacy plan.
         noise: per round, where sampling and noise come from; the default is a fresh
             cryptographic source.
-        evaluate: called with the shared vector after each round; its result stays here.
+        locally: how the device trains where a plan for users leaves that open.
+        evaluate: called with the adapter's parameters after each round; its result stays here.
         ledger: to which every round's cost is written before it is trained.
     """
 
@@ -46,6 +48,7 @@ class FederatedTextDevice:
     form: SharedForm
     plan: PrivacyPlan
     noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
+    locally: LocalTraining | None = None
     evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
     ledger: Ledger | None = None
 
@@ -69,18 +72,23 @@ class FederatedTextDevice:
         """Agree to a round and charge it; returns the records to train on.
 
         Raises:
-            PrivacyError: the plan has no such round, or the ledger's budget would be exceeded.
-            TooLittleDataError: fewer than :data:`MIN_RECORDS` records may be federated.
+            PrivacyError: the plan has no such round for this device, or a budget of the ledger
+                would be exceeded.
+            TooLittleDataError: fewer records may be federated than the plan needs:
+                :data:`MIN_RECORDS` where single records are protected, one otherwise.
         """
-        if not 1 <= round <= self.plan.rounds:
-            raise PrivacyError(f"round must be 1..{self.plan.rounds} as in the plan, got {round}")
         records = self.records()
-        if len(records) < MIN_RECORDS:
+        needed = MIN_RECORDS if "record" in self.plan.units else 1
+        if len(records) < needed:
             raise TooLittleDataError(
-                f"{len(records)} records may be federated, at least {MIN_RECORDS} are needed; "
+                f"{len(records)} records may be federated, at least {needed} are needed; "
                 "this device personalises by retrieval only"
             )
-        self._charge(round, len(records))
+        taken = self.ledger.rounds(f"text {self.plan.digest}") if self.ledger else []
+        before = [other for other in taken if other != round]  # asked again, it is paid again
+        charges = self.plan.charges(round, len(records), before, task="text")
+        if self.ledger is not None:
+            self.ledger.charge(*charges)
         return records
 
     def train_shared(self, theta: Array, *, round: int) -> Array:
@@ -95,38 +103,30 @@ class FederatedTextDevice:
         return delta
 
     @cached_property
-    def training(self) -> CohortTraining[list[int]]:
+    def training(self) -> SharedTraining[list[int]]:
         """The private steps; the same for every device with this twin, form and plan."""
-        return text_training(self.twin, self.form, self.plan, self.device.model.start)
+        return text_training(
+            self.twin, self.form, self.plan, self.device.model.start, locally=self.locally
+        )
 
     def evaluate_shared(self, theta: Array, *, round: int) -> None:
         """Let the device measure the new shared adapter for itself; nothing is returned."""
-        self.evaluate(theta, round)
-
-    def _charge(self, round: int, records: int) -> None:
-        """Write down what the round costs before a single record is looked at."""
-        if self.ledger is None:
-            return
-        self.ledger.charge(
-            Charge(
-                purpose=f"text {self.plan.digest}",
-                round=round,
-                unit=self.plan.unit,
-                relation=self.plan.relation,
-                noise_multiplier=self.plan.noise_multiplier,
-                sampling_rate=self.plan.sampling_rate(records),
-                steps=self.plan.local_steps,
-            )
-        )
+        self.evaluate(theta[: self.form.dim], round)
 
 
 def text_training(
-    twin: AdaptedTwin, form: SharedForm, plan: PrivacyPlan, start: Sequence[int]
-) -> CohortTraining[list[int]]:
-    """Private steps of a shared form on token records; ``start`` stands in front of each."""
-    return CohortTraining(
-        cohort=twin.cohort(shared_chains(form)),
-        plan=plan,
-        collate=lambda rows: token_batch(rows, start),
+    twin: AdaptedTwin,
+    form: SharedForm,
+    plan: PrivacyPlan,
+    start: Sequence[int],
+    *,
+    locally: LocalTraining | None = None,
+) -> SharedTraining[list[int]]:
+    """Training of a shared form on token records; ``start`` stands in front of each."""
+    return private_training(
+        twin.cohort(shared_chains(form)),
+        plan,
+        lambda rows: token_batch(rows, start),
         length=len,
+        locally=locally,
     )

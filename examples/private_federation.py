@@ -10,7 +10,7 @@ from pathlib import Path
 
 from locavore.client.training.private import PrivateTraining
 from locavore.home import find_base
-from locavore.privacy.plan import PrivacyPlan
+from locavore.privacy.plan import RecordPlan
 from locavore.server.simulation.config import SimulationConfig
 from locavore.server.simulation.corpus import load_folder
 from locavore.server.simulation.run import run_simulation
@@ -25,8 +25,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
 
-    plan = PrivacyPlan(
-        unit="record",
+    plan = RecordPlan(
         relation="add-or-remove-one",
         rounds=arguments.rounds,
         noise_multiplier=1.0,

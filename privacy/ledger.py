@@ -5,7 +5,8 @@
 - A last line without its end was never acknowledged, so nothing was trained on it: the next charge
   removes it. Any other line that cannot be read, or does not follow from the one before it (each
   holds a hash of its predecessor), stops everything: somebody changed the ledger.
-- Charges of different tasks and modalities compose into one ε, by privacy loss distributions.
+- Charges of different tasks and modalities compose into one ε, by privacy loss distributions; one ε
+  a unit. What protects a whole user protects each record too, but not the other way round.
 - What would exceed the budget, or claims more than its mechanism gives, is refused and not written.
 """
 
@@ -16,7 +17,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from io import BufferedRandom
@@ -26,14 +27,17 @@ from typing import Any, Literal, get_args
 from ..shared.errors import PrivacyError
 from .accounting import Relation, epsilon_of_charges
 
-__all__ = ["Charge", "Ledger"]
+__all__ = ["Charge", "Ledger", "Unit"]
 
 _AFTER = "after"
+
+Unit = Literal["record", "user"]
+"""What is protected: one record of a person, or a person with all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """One use of the records: noisy sums over a Poisson sample of them.
+    """One use of the records: noisy sums over a Poisson sample of the units.
 
     Args:
         purpose: what it is for, such as a task and the plan's digest.
@@ -41,25 +45,37 @@ class Charge:
         unit: what is protected.
         relation: which neighbours are compared; there is no default, it changes ε up to twofold.
         noise_multiplier: noise standard deviation over the clipping norm.
-        sampling_rate: probability with which a record entered each step.
-        steps: number of noisy sums.
-        sampling: how records were chosen. Only ``poisson`` can be claimed at a rate below 1.
+        sampling_rate: probability with which a unit entered each step.
+        steps: number of noisy sums; 0 for a round that an earlier charge of this purpose covers.
+        sampling: how units were chosen. Only ``poisson`` can be claimed at a rate below 1.
+        composed: whether the same use is charged for the other unit as well, so that it has a
+            guarantee of its own there.
+        cohort: contributions in the sum, where the noise is made by the contributors together.
+        accounted_cohort: contributions that must be in it for ``noise_multiplier`` to hold.
     """
 
     purpose: str
     round: int
-    unit: Literal["record", "user"]
+    unit: Unit
     relation: Relation
     noise_multiplier: float
     sampling_rate: float
     steps: int = 1
     sampling: str = "poisson"
+    composed: bool = False
+    cohort: int | None = None
+    accounted_cohort: int | None = None
+
+    @property
+    def mechanism(self) -> tuple[float, float, int]:
+        """Noise multiplier, sampling rate and steps, as the accountants take them."""
+        return self.noise_multiplier, self.sampling_rate, self.steps
 
     def __post_init__(self) -> None:
         problems = []
         if self.relation not in get_args(Relation):
             problems.append(f"a charge needs a neighbouring relation, got {self.relation!r}")
-        if self.unit not in ("record", "user"):
+        if self.unit not in get_args(Unit):
             problems.append(f"a charge needs a unit, record or user, got {self.unit!r}")
         if self.sampling != "poisson" and self.sampling_rate < 1:
             problems.append(
@@ -73,8 +89,15 @@ class Charge:
             )
         if not 0 < self.sampling_rate <= 1:
             problems.append(f"sampling_rate must be in (0, 1], got {self.sampling_rate}")
-        if self.steps < 1 or self.round < 1:
-            problems.append(f"steps and round must be at least 1, got {self.steps}, {self.round}")
+        if self.steps < 0:
+            problems.append(f"steps must be at least 0, got {self.steps}")
+        if self.round < 1:
+            problems.append(f"round must be at least 1, got {self.round}")
+        if (self.cohort or 0) < (self.accounted_cohort or 0):
+            problems.append(
+                f"the noise of {self.cohort or 0} contributions is less than the one accounted: "
+                f"that is made by {self.accounted_cohort}"
+            )
         if problems:
             raise PrivacyError("; ".join(problems))
 
@@ -85,15 +108,21 @@ class Ledger:
     Args:
         path: of the file; made with the first charge.
         delta: the δ at which ε is stated.
-        budget: ε that all charges together may reach; without one everything is only written down.
+        budgets: ε per unit that all charges together may reach; a unit without one is only
+            written down.
     """
 
-    def __init__(self, path: Path, *, delta: float, budget: float | None = None) -> None:
-        if budget is not None and not budget >= 0:
-            raise PrivacyError(f"budget must be at least 0, got {budget}")
+    def __init__(
+        self, path: Path, *, delta: float, budgets: Mapping[Unit, float] | None = None
+    ) -> None:
+        self.path, self.delta, self.budgets = path, delta, dict(budgets or {})
+        for unit, budget in self.budgets.items():
+            if unit not in get_args(Unit):
+                raise PrivacyError(f"a budget is for record or user, got {unit!r}")
+            if not budget >= 0:
+                raise PrivacyError(f"budget must be at least 0, got {budget}")
         if not 0 < delta < 1:
             raise PrivacyError(f"delta must be between 0 and 1, got {delta}")
-        self.path, self.delta, self.budget = path, delta, budget
 
     @property
     def charges(self) -> list[Charge]:
@@ -104,53 +133,87 @@ class Ledger:
         """
         return _read(self.path.read_bytes(), self.path)[0] if self.path.exists() else []
 
-    def epsilon(self) -> float:
-        """ε of everything that was spent, at :attr:`delta`.
+    def epsilon(self, unit: Unit = "record") -> float:
+        """ε of everything that was spent, at :attr:`delta`, for one unit.
+
+        A record is protected by what was charged for records and by what was charged for users
+        alone. A user is protected by what was charged for users, and not at all where something
+        was charged for records alone: infinite.
 
         Raises:
-            PrivacyError: the charges have different units or relations.
+            PrivacyError: the charges have different relations.
         """
-        return _epsilon(self.charges, self.delta)
+        return _epsilon(self.charges, unit, self.delta)
 
-    def charge(self, charge: Charge) -> float:
-        """Write a charge down, so that it may be spent; returns ε with it.
+    def rounds(self, purpose: str) -> list[int]:
+        """The rounds that were charged for a purpose, in order."""
+        return list(dict.fromkeys(c.round for c in self.charges if c.purpose == purpose))
+
+    def charge(self, *charges: Charge) -> float:
+        """Write charges of one use down, so that it may be spent; returns ε of the first's unit.
+
+        Nothing is written and 0 returned where there are none.
 
         Raises:
-            PrivacyError: it would exceed the budget, does not compose with what is there, or the
+            PrivacyError: it would exceed a budget, does not compose with what is there, or the
                 file was changed. Nothing is written then.
         """
+        if not charges:
+            return 0.0
         with _locked(self.path) as stream:
             raw = stream.read()
             spent, end, last = _read(raw, self.path)
-            total = _epsilon([*spent, charge], self.delta)
-            if self.budget is not None and total > self.budget:
-                raise PrivacyError(
-                    f"round {charge.round} of {charge.purpose!r} would bring ε to {total:.3g}, "
-                    f"above the budget of {self.budget:.3g} at δ = {self.delta:g}; nothing was "
-                    "trained"
-                )
+            after = [*spent, *charges]
+            _require_covered(after)
+            for unit, budget in self.budgets.items():
+                total = _epsilon(after, unit, self.delta)
+                if total > budget:
+                    raise PrivacyError(
+                        f"round {charges[0].round} of {charges[0].purpose!r} would bring ε of a "
+                        f"{unit} to {total:.3g}, above the budget of {budget:.3g} at δ = "
+                        f"{self.delta:g}; nothing was trained"
+                    )
+            total = _epsilon(after, charges[0].unit, self.delta)
+            lines = b""
+            for charge in charges:
+                line = _line(charge, last)
+                lines, last = lines + line, hashlib.sha256(line).hexdigest()
             stream.truncate(end)
             stream.seek(end)
-            stream.write(_line(charge, last))
+            stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
         return total
 
 
-def _epsilon(charges: Sequence[Charge], delta: float) -> float:
-    for name in ("unit", "relation"):
-        kinds = sorted({getattr(charge, name) for charge in charges})
-        if len(kinds) > 1:
+def _require_covered(charges: Sequence[Charge]) -> None:
+    paid: set[str] = set()
+    for charge in charges:
+        if charge.steps:
+            paid.add(charge.purpose)
+        elif charge.purpose not in paid:
             raise PrivacyError(
-                f"charges by {' and '.join(kinds)} do not add up to one ε; keep a ledger for each "
-                f"{name}"
+                f"round {charge.round} of {charge.purpose!r} claims to be covered by an earlier "
+                "charge, and there is none"
             )
-    if not charges:
+
+
+def _epsilon(charges: Sequence[Charge], unit: Unit, delta: float) -> float:
+    relations = sorted({charge.relation for charge in charges})
+    if len(relations) > 1:
+        raise PrivacyError(
+            f"charges by {' and '.join(relations)} do not add up to one ε; keep a ledger for each "
+            "relation"
+        )
+    counted = [c for c in charges if c.steps and (c.unit == unit or not c.composed)]
+    if unit == "user" and any(charge.unit == "record" for charge in counted):
+        return math.inf
+    if not counted:
         return 0.0
     return epsilon_of_charges(
-        tuple((c.noise_multiplier, c.sampling_rate, c.steps) for c in charges),
+        tuple(charge.mechanism for charge in counted),
         delta=delta,
-        relation=charges[0].relation,
+        relation=counted[0].relation,
     )
 
 

@@ -3,7 +3,8 @@
 One round, in order:
 
 1. Sample a cohort and send it the shared vector.
-2. Add the equal-weight mean of the updates that are on the wire's allow-list.
+2. Add the equal-weight mean of the updates that are on the wire's allow-list, noised where the
+   plan leaves that to the server.
 3. Write a checkpoint: from here on the round is finished.
 4. Let the devices evaluate; what they measure stays with them.
 5. Hand the round's report to ``on_round``.
@@ -16,13 +17,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from ..privacy.ledger import Ledger
+from ..privacy.noise import NoiseSource, SecureNoise
+from ..privacy.plan import UserPlan
 from ..shared.errors import BadInputError, FederationError
 from ..shared.wire import silence_flower
 from .checkpoint import Checkpoint, latest
@@ -48,6 +52,9 @@ class FederationConfig:
         resume: go on from the newest checkpoint; without one, start from zero.
         evaluate: whether all connected devices measure the new vector after a round.
         learning_rate: the server's step along the mean update.
+        plan: the plan for users, where the server takes part in it; its digest is ``plan_digest``.
+        noise: a round's source of the server's randomness.
+        ledger: of the federation; see :class:`~locavore.server.strategy.FederatedMean`.
         min_nodes: devices that must be connected before a round starts; None: the cohort.
         wait_s: seconds to wait for ``min_nodes``.
         reply_timeout_s: seconds to wait for the replies of a phase.
@@ -65,6 +72,9 @@ class FederationConfig:
     resume: bool = False
     evaluate: bool = True
     learning_rate: float = 1.0
+    plan: UserPlan | None = None
+    noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
+    ledger: Ledger | None = None
     min_nodes: int | None = None
     wait_s: int = 600
     reply_timeout_s: float = 3600.0
@@ -94,6 +104,8 @@ def _validate_counts(config: FederationConfig) -> list[str]:
 
 def _validate_names(config: FederationConfig) -> list[str]:
     problems = [] if config.base_id else ["base_id must not be empty"]
+    if config.plan is not None and config.plan.digest != config.plan_digest:
+        problems.append(f"plan_digest must be the plan's, {config.plan.digest}")
     if not re.fullmatch(r"[0-9a-f]{64}", config.plan_digest):
         problems.append(f"plan_digest must be 64 lower-case hex digits, got {config.plan_digest!r}")
     return problems
@@ -118,6 +130,7 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         strategy = _strategy(config)
         state = _starting_point(config)
+        strategy.noise_state = state.noise
         for number in range(state.round + 1, config.rounds + 1):
             state = _train(config, strategy, grid, state, number)
             state.save(config.checkpoint_dir)
@@ -139,6 +152,9 @@ def _strategy(config: FederationConfig) -> FederatedMean:
         min_nodes=config.min_nodes,
         learning_rate=config.learning_rate,
         evaluate=config.evaluate,
+        plan=config.plan,
+        noise=config.noise,
+        ledger=config.ledger,
         wait_s=config.wait_s,
     )
 
@@ -153,6 +169,12 @@ def _starting_point(config: FederationConfig) -> Checkpoint:
         raise FederationError(
             f"{config.checkpoint_dir} already holds checkpoints up to round {found.round}; "
             "set resume, or use an empty folder"
+        )
+    newest = max(config.checkpoint_dir.glob("round-*.safetensors")).name
+    if config.plan is not None and newest != found.file:
+        raise FederationError(
+            f"{config.checkpoint_dir / newest} cannot be read, but its round was shown to the "
+            "devices already: with noise of its own again it would cost twice. Restore that file"
         )
     found.require(
         base_id=config.base_id, plan_digest=config.plan_digest, form=config.form, dim=config.dim
@@ -173,7 +195,8 @@ def _train(
     strategy.aggregate_train(number, replies)
     if strategy.report is None:
         raise FederationError(f"round {number} was not aggregated")
-    return state.after(number, strategy.report.theta, strategy.report.row())
+    after = state.after(number, strategy.report.theta, strategy.report.row())
+    return replace(after, noise=strategy.noise_state)
 
 
 def _evaluate(

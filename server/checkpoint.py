@@ -6,7 +6,8 @@ Rules:
 2. A file carries the SHA-256 of what it holds; one that does not match is passed over.
 3. A federation goes on only from a checkpoint of the same base, form, plan and length.
 
-The format is safetensors with one tensor, ``theta``, and JSON in the metadata.
+The format is safetensors with the tensor ``theta``, ``noise`` where noise is correlated over the
+rounds, and JSON in the metadata.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..privacy.noise import Doubles
 from ..shared.adapters import Array
 from ..shared.errors import FederationError
 
@@ -46,6 +50,8 @@ class Checkpoint:
         plan_digest: SHA-256 (hex) of the public training plan.
         form: how ``theta`` becomes an adapter, see ``shared/forms.py``.
         history: figures of every round so far.
+        noise: what correlated noise remembers, ``(buffers, dim)`` float64. secret: with it, noise
+            can be taken off the rounds that are shown.
     """
 
     round: int
@@ -54,10 +60,16 @@ class Checkpoint:
     plan_digest: str
     form: str
     history: tuple[HistoryRow, ...] = ()
+    noise: Doubles | None = None
 
     def after(self, round: int, theta: Array, row: HistoryRow) -> Checkpoint:
         """The state one round later."""
         return replace(self, round=round, theta=theta, history=(*self.history, row))
+
+    @property
+    def file(self) -> str:
+        """Name of this round's file."""
+        return f"round-{self.round:06d}.safetensors"
 
     def require(self, *, base_id: str, plan_digest: str, form: str, dim: int) -> None:
         """Refuse to go on with another federation's state.
@@ -81,10 +93,12 @@ class Checkpoint:
     def save(self, folder: Path) -> Path:
         """Write this round's file into ``folder``, which is made if it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"round-{self.round:06d}.safetensors"
-        state = self._state()
-        metadata = {"format": FORMAT, "state": state, "sha256": _digest(state, self.theta)}
-        _write_whole(path, save({"theta": np.ascontiguousarray(self.theta)}, metadata))
+        path = folder / self.file
+        state, tensors = self._state(), {"theta": np.ascontiguousarray(self.theta)}
+        if self.noise is not None:
+            tensors["noise"] = np.ascontiguousarray(self.noise)
+        metadata = {"format": FORMAT, "state": state, "sha256": _digest(state, tensors)}
+        _write_whole(path, save(tensors, metadata))
         return path
 
     @classmethod
@@ -95,14 +109,15 @@ class Checkpoint:
             FederationError: missing, truncated, changed, or of an unknown format.
         """
         try:
-            with safe_open(path, framework="numpy") as tensors:
-                metadata, theta = tensors.metadata() or {}, tensors.get_tensor("theta")
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata["format"] != FORMAT:
                 raise ValueError(f"format {metadata['format']!r}, expected {FORMAT!r}")
-            if metadata["sha256"] != _digest(metadata["state"], theta):
+            if metadata["sha256"] != _digest(metadata["state"], tensors):
                 raise ValueError("its content does not match its SHA-256")
             fields = json.loads(metadata["state"])
-            return cls(theta=theta, **{**fields, "history": tuple(fields["history"])})
+            return cls(**{**tensors, **fields, "history": tuple(fields["history"])})
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise FederationError(f"checkpoint {path} cannot be read: {error}") from error
 
@@ -137,8 +152,11 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _digest(state: str, theta: Array) -> str:
-    return hashlib.sha256(state.encode() + b"\x00" + theta.tobytes()).hexdigest()
+def _digest(state: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        digest.update(b"\x00" + name.encode() + b"\x00" + tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def _write_whole(path: Path, raw: bytes) -> None:

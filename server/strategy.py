@@ -2,11 +2,14 @@
 
 Rules:
 
-1. The cohort of a round follows from (seed, round, connected nodes), not from earlier rounds.
+1. The cohort of a round follows from (seed, round, connected nodes), not from earlier rounds; or
+   from the round's own randomness, where a plan claims that devices are sampled.
 2. Every update weighs the same: sample counts would tell about a device, and they would break
-   the sensitivity that its noise was made for.
+   the sensitivity that its noise was made for. Under a plan for users the sum is divided by the
+   plan's public cohort, and what noise is the server's is on it before anybody sees it.
 3. A reply counts once, if it comes from a node of the cohort and is on the wire's allow-list.
-4. Below ``min_replies`` good replies the round is skipped and the shared vector stays.
+4. Below ``min_replies`` good replies the round is skipped and the shared vector stays; but not
+   where the server is trusted with the noise: whether a round is released must not tell who came.
 5. The sum runs in float64 in an order that the updates' own bytes give, so the result does not
    depend on which device answered first.
 
@@ -27,6 +30,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from ..privacy.ledger import Ledger
+from ..privacy.noise import Doubles, NoiseSource, SecureNoise
+from ..privacy.plan import UserPlan
 from ..shared.adapters import Array
 from ..shared.errors import FederationError, WireError
 from ..shared.wire import Broadcast, Phase, Records, check_outgoing, describe
@@ -80,11 +86,19 @@ def federated_mean(theta: Array, updates: Sequence[Array], learning_rate: float 
         updates: at least one update ``(dim,)`` float32.
         learning_rate: the server's step along the mean.
     """
+    return _moved(theta, learning_rate * (_total(theta, updates) / len(updates)))
+
+
+def _total(theta: Array, updates: Sequence[Array]) -> Doubles:
     total = np.zeros(theta.shape, np.float64)
     for update in sorted(updates, key=lambda array: array.tobytes()):
         total += update
+    return total
+
+
+def _moved(theta: Array, change: Doubles) -> Array:
     with np.errstate(over="ignore"):  # the caller refuses what is not finite
-        return (theta + learning_rate * (total / len(updates))).astype(np.float32)
+        return (theta + change).astype(np.float32)
 
 
 def to_arrays(theta: Array) -> ArrayRecord:
@@ -111,6 +125,10 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         min_nodes: nodes that must be connected before a round starts; None: the cohort.
         learning_rate: the server's step along the mean update.
         evaluate: whether all connected nodes measure the new vector after a round.
+        plan: the plan for users, under which the server samples, sums and adds noise; without one,
+            updates protect themselves and their mean is taken.
+        noise: a round's source of the server's randomness.
+        ledger: of the federation, to which every round's cost is written before it is asked for.
         wait_s: seconds to wait for ``min_nodes`` before giving up.
         sleep: waits that many seconds; tests replace it.
     """
@@ -126,6 +144,9 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         min_nodes: int | None = None,
         learning_rate: float = 1.0,
         evaluate: bool = True,
+        plan: UserPlan | None = None,
+        noise: Callable[[int], NoiseSource] = lambda _: SecureNoise(),
+        ledger: Ledger | None = None,
         wait_s: int = 600,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -137,9 +158,15 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         self.min_nodes = cohort if min_nodes is None else min_nodes
         self.learning_rate = learning_rate
         self.evaluate = evaluate
+        self.plan = plan
+        self.ledger = ledger
+        self.noise_state: Doubles | None = None
+        """What correlated noise remembers of the rounds so far. secret."""
         self.wait_s = wait_s
         self.report: RoundReport | None = None
         """Report of the round that was aggregated last."""
+        self._noise = noise
+        self._source: NoiseSource = SecureNoise()
         self._sleep = sleep
         self._theta: Array = np.zeros(0, np.float32)
         self._asked: list[int] = []
@@ -147,9 +174,23 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
     def sample(self, nodes: Iterable[int], round: int) -> list[int]:
         """The cohort of a round among the connected nodes, sorted."""
         candidates = sorted(nodes)
+        if self.plan is not None and self.plan.population is not None:
+            drawn = self._source.uniform(len(candidates)) < self.plan.sampling_rate
+            return [node for node, chosen in zip(candidates, drawn, strict=True) if chosen]
+        if self.plan is not None and self.plan.separation > 1:
+            candidates = [node for node in candidates if self._turn(node) == self._turn_of(round)]
         size = min(self.cohort, len(candidates))
         generator = np.random.default_rng((self.seed, round))
         return sorted(candidates[i] for i in generator.permutation(len(candidates))[:size])
+
+    def _turn(self, node: int) -> int:
+        """In which of the plan's turns a node is asked: rounds of one turn lie far enough apart."""
+        assert self.plan is not None
+        return int(np.random.default_rng((self.seed, node)).integers(self.plan.separation))
+
+    def _turn_of(self, round: int) -> int:
+        assert self.plan is not None
+        return (round - 1) % self.plan.separation
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -158,9 +199,12 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
 
         Raises:
             FederationError: too few nodes connected in ``wait_s`` seconds.
+            PrivacyError: the federation's ledger refuses the round.
         """
         self._theta = arrays["theta"].numpy()
+        self._source = self._noise(server_round)
         self._asked = self.sample(self._connected(grid), server_round)
+        self._charge(server_round)
         return self._messages(server_round, self._theta, self._asked, MessageType.TRAIN)
 
     def aggregate_train(
@@ -259,17 +303,51 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
 
     def _step(self, round: int, got: _Replies) -> Array | None:
         """The next shared vector, or None with a logged sentence why not."""
-        if len(got.good) < max(1, self.min_replies):
+        if len(got.good) < self._needed:
             _log.warning(
                 "round %d is skipped: %d good replies, at least %d are needed",
                 round,
                 len(got.good),
-                self.min_replies,
+                self._needed,
             )
             return None
         updates = [cast(Array, records["arrays"]["delta"]) for records in got.good]
-        theta = federated_mean(self._theta, updates, self.learning_rate)
+        theta = self._released(updates)
         if not np.isfinite(theta).all():
             _log.warning("round %d is skipped: the mean leaves float32's range", round)
             return None
         return theta
+
+    @property
+    def _needed(self) -> int:
+        """Good replies below which a round is skipped."""
+        if self.plan is None:
+            return max(1, self.min_replies)
+        if self.plan.trust == "central":
+            return 0
+        return max(1, self.min_replies, self.plan.makers or 0)
+
+    def _released(self, updates: Sequence[Array]) -> Array:
+        if self.plan is None:
+            return federated_mean(self._theta, updates, self.learning_rate)
+        entry = float(self._theta[-1])
+        change, self.noise_state = self.plan.release(
+            _total(self._theta, updates), entry, self._source, self.noise_state
+        )
+        return _moved(self._theta, self.learning_rate * change)
+
+    def _charge(self, round: int) -> None:
+        """What the round costs the user that is in as many rounds as one can be."""
+        if self.plan is None or self.ledger is None:
+            return
+        before = self.ledger.rounds(f"federation {self.plan_digest}")
+        if before and round - before[-1] < self.plan.separation:
+            return  # also where this very round was cut off: nothing of it was shown
+        self.ledger.charge(
+            *(
+                replace(one, composed=False, cohort=len(self._asked), accounted_cohort=makers)
+                for makers in [self.plan.makers]
+                for one in self.plan.charges(round, 1, before, task="federation")
+                if one.unit == "user"
+            )
+        )

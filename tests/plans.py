@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from locavore.privacy.plan import PrivacyPlan
+from locavore.privacy.plan import RecordPlan, UserPlan
 
-__all__ = ["record_plan"]
+__all__ = ["record_plan", "user_plan"]
 
 
-def record_plan(**changes: Any) -> PrivacyPlan:
+def record_plan(**changes: Any) -> RecordPlan:
     """A plan per record, for neighbours that differ by one record."""
-    return PrivacyPlan(**({"unit": "record", "relation": "add-or-remove-one"} | changes))
+    return RecordPlan(**({"relation": "add-or-remove-one"} | changes))
+
+
+def user_plan(**changes: Any) -> UserPlan:
+    """A plan per user, with a trusted server."""
+    settings: dict[str, Any] = {"relation": "add-or-remove-one", "trust": "central", "cohort": 4}
+    return UserPlan(**(settings | changes))

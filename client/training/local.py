@@ -87,10 +87,15 @@ def train_locally(
     *,
     round: int = 1,
     progress: Callable[[float], None] = lambda _: None,
+    finite: bool = True,
 ) -> torch.Tensor:
     """Train every owner from its row of ``theta (K, dim)``; returns the new ``theta``.
 
     Owners train together, each as if alone: those with fewer batches stop earlier.
+
+    Args:
+        finite: whether a gradient that is not finite is an error. Otherwise the owner's row
+            becomes NaN, for callers to whom the error would tell of the owner's records.
 
     Raises:
         TooLittleDataError: an owner has no records.
@@ -108,7 +113,7 @@ def train_locally(
         ]
         active = how.optimizer.active(cohort, step=step, round=round)
         gradient = _mean_gradients(cohort, stepper.theta, rows, collate, active)
-        if not torch.isfinite(gradient.sum()):
+        if finite and not torch.isfinite(gradient.sum()):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {step + 1} of {steps}; lower the "
                 f"learning rate ({how.optimizer.learning_rate:g})"

@@ -1,8 +1,11 @@
-"""Private steps of a cohort: sample, clip, sum, add noise, move. What a device does in a round.
+"""A round of private training for a cohort. What a device does between two messages.
 
-DP-SGD (Abadi et al., arXiv:1607.00133, Algorithm 1) for K owners at once. Every owner samples
-for itself, is clipped for itself and gets noise of its own; owners share the passes through the
-frozen base and nothing else.
+Record by record, DP-SGD (Abadi et al., arXiv:1607.00133, Algorithm 1): sample, clip, sum, add
+noise, move. User by user: train freely, then clip the whole change and add what noise is the
+device's. Every owner samples for itself, is clipped for itself and gets noise of its own; owners
+share the passes through the frozen base and nothing else.
+
+Where the clipping norm adapts, the last entry of the shared vector stands for it.
 """
 
 from __future__ import annotations
@@ -10,27 +13,55 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from ...privacy.noise import NoiseSource
-from ...privacy.plan import PrivacyPlan
+from ...privacy.noise import Doubles, NoiseSource
+from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
 from ...shared.adapters import Array
-from ...shared.errors import PrivacyError, TrainingError
+from ...shared.errors import AdapterError, BadInputError, PrivacyError, TrainingError
 from .cohort import Batch, Cohort
+from .local import LocalTraining, train_locally
 from .optimizers import Optimizer, Stepper
 
-__all__ = ["CohortTraining"]
+__all__ = ["CohortTraining", "SharedTraining", "UserTraining", "private_training"]
 
 _log = logging.getLogger("locavore.client")
+Entries = Doubles  # one row an owner
 Record = TypeVar("Record")
+Record_ = TypeVar("Record_", contravariant=True)
+
+
+class SharedTraining(Protocol[Record_]):
+    """What trains the shared vector of a round."""
+
+    def round(
+        self,
+        theta: Array,
+        records: Sequence[Sequence[Record_]],
+        noise: Sequence[NoiseSource],
+        *,
+        number: int = 1,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> Array:
+        """Return each owner's contribution ``(K, width)`` float32, as it may leave the device.
+
+        Args:
+            theta: ``(K, width)`` or, the same start for all, ``(width,)``; left as it is. The
+                width is the plan's, for the cohort's parameters.
+            records: each owner's.
+            noise: each owner's source of sampling and noise.
+            number: of the round, from 1; it decides whose turn it is where matrices alternate.
+            progress: told how much of the round is done, 0..1.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortTraining(Generic[Record]):
-    """Trains the owners' parameters by the steps of one plan.
+    """Trains the owners' parameters by the steps of a plan for records.
 
     Args:
         cohort: the adapters and the loss.
@@ -40,11 +71,11 @@ class CohortTraining(Generic[Record]):
             :func:`~locavore.client.training.memory.samples_within`.
         length: orders records, so that short ones are padded little.
         optimizer: how parameters move by the noised gradient; when not given, plain steps of
-            the plan's learning rate over its clipping norm.
+            the plan's learning rate over its (initial) clipping norm.
     """
 
     cohort: Cohort
-    plan: PrivacyPlan
+    plan: RecordPlan
     collate: Callable[[Sequence[Record]], Batch]
     at_once: int = 8
     length: Callable[[Record], int] = lambda _: 0
@@ -59,24 +90,15 @@ class CohortTraining(Generic[Record]):
         number: int = 1,
         progress: Callable[[float], None] = lambda _: None,
     ) -> Array:
-        """Take the plan's local steps and return each owner's change.
-
-        Args:
-            theta: ``(K, dim)`` or, the same start for all, ``(dim,)``; left as it is.
-            records: each owner's; one record is the unit of privacy.
-            noise: each owner's source of sampling and noise.
-            number: of the round, from 1; it decides whose turn it is where matrices alternate.
-            progress: told how much of the round is done, 0..1.
-
-        Returns:
-            ``(K, dim)`` float32, noised.
+        """Take the plan's local steps; see :class:`SharedTraining`.
 
         Raises:
             TrainingError: without noise, and no sampled record's gradient was finite.
             PrivacyError: the plan claims privacy but an update would leave un-noised.
         """
-        begin = torch.from_numpy(np.array(theta, np.float32, ndmin=2)).expand(len(records), -1)
-        how = self.optimizer or Optimizer(learning_rate=self.plan.learning_rate / self.plan.clip)
+        begin, starts = _split(theta, self.cohort.dim, self.plan, len(records))
+        entries = starts
+        how = self.optimizer or Optimizer(learning_rate=self.plan.learning_rate / self.plan.norm())
         stepper = Stepper(self.cohort, begin, how)
         for step in range(self.plan.local_steps):
             active = how.active(self.cohort, step=step, round=number)
@@ -84,52 +106,58 @@ class CohortTraining(Generic[Record]):
             def told(share: float, before: int = step) -> None:
                 progress((before + share) / self.plan.local_steps)
 
-            gradient = self._private_gradients(stepper.theta, records, noise, active, told)
-            stepper.step(gradient, active=active)
+            means = self._private_means(stepper.theta, entries, records, noise, active, told)
+            stepper.step(means[:, : self.cohort.dim], active=active)
+            entries = entries + means[:, self.cohort.dim :].numpy()
             told(1.0)
-        delta: Array = (stepper.theta - begin).numpy()
-        if self.plan.private and not delta.any(axis=1).all():
+        moved = (stepper.theta - begin).numpy()
+        if self.plan.private and not moved.any(axis=1).all():
             raise PrivacyError("an update is exactly zero although the plan adds noise")
+        delta: Array = np.concatenate([moved, (entries - starts).astype(np.float32)], 1)
         return delta
 
-    def _private_gradients(
+    def _private_means(
         self,
         theta: torch.Tensor,
+        entries: Entries,
         records: Sequence[Sequence[Record]],
         noise: Sequence[NoiseSource],
         active: frozenset[str],
         told: Callable[[float], None],
     ) -> torch.Tensor:
+        """Each owner's noised gradient and vote over the expected batch, ``(K, width)``."""
         chosen = [
             sorted((own[i] for i in self.plan.sample(len(own), source)), key=self.length)
             for own, source in zip(records, noise, strict=True)
         ]
-        total = self._clipped_sums(theta, chosen, active, told)  # sensitive until noised
-        learning = self.cohort.mask(active).numpy()
-        for row, source in zip(total.numpy(), noise, strict=True):
-            row[learning] = self.plan.add_noise(row[learning], source)
+        total = self._clipped_sums(theta, entries, chosen, active, told)  # sensitive until noised
+        voting = np.ones(entries.shape[1], bool)
+        learning = np.concatenate([self.cohort.mask(active).numpy(), voting])
+        for row, entry, source in zip(total.numpy(), entries, noise, strict=True):
+            row[learning] = self.plan.add_noise(row[learning], source, float(entry.sum()))
         return total / self.plan.expected_batch
 
     def _clipped_sums(
         self,
         theta: torch.Tensor,
+        entries: Entries,
         chosen: Sequence[Sequence[Record]],
         active: frozenset[str],
         told: Callable[[float], None],
     ) -> torch.Tensor:
-        """Sum of every owner's clipped gradients, ``(K, dim)``.
+        """Sum of every owner's clipped gradients and votes, ``(K, width)``.
 
         Owners go through the model in groups that fit, each with its next few records; owners
         with fewer are filled up with records that count nothing.
         """
-        total = torch.zeros(theta.shape, dtype=torch.float64)
+        total = torch.zeros(len(theta), theta.shape[1] + entries.shape[1], dtype=torch.float64)
         dropped = 0
         sampled = sum(map(len, chosen))
         passed = 0
         for owners, parts in _passes([len(own) for own in chosen], self.at_once):
             told(passed / sampled)
             rows = [chosen[k][part] for k, part in zip(owners, parts, strict=True)]
-            found, bad = self._pass(theta[owners], rows, active)
+            found, bad = self._pass(theta[owners], entries[owners], rows, active)
             total[owners] += found
             dropped += bad
             passed += sum(map(len, rows))
@@ -137,7 +165,11 @@ class CohortTraining(Generic[Record]):
         return total
 
     def _pass(
-        self, theta: torch.Tensor, rows: Sequence[Sequence[Record]], active: frozenset[str]
+        self,
+        theta: torch.Tensor,
+        entries: Entries,
+        rows: Sequence[Sequence[Record]],
+        active: frozenset[str],
     ) -> tuple[torch.Tensor, int]:
         width = max(map(len, rows))
         filler = next(own[0] for own in rows if own)
@@ -146,9 +178,22 @@ class CohortTraining(Generic[Record]):
         batch = self.collate([record for own in filled for record in own])
         gradients = self.cohort.gradients(theta, batch, present=present, active=active)
         norms = gradients.norms().cpu()
-        factors = torch.from_numpy(self.plan.clip_factors(norms.numpy())) * present
+        factors, votes = self._clip(norms.view(len(rows), -1).numpy(), entries, rows)
         bad = int((~torch.isfinite(norms) & present).sum())
-        return gradients.sums(factors.to(gradients.losses.device), len(rows)).cpu(), bad
+        total = gradients.sums(torch.from_numpy(factors).to(gradients.losses.device), len(rows))
+        return torch.cat([total.cpu(), torch.from_numpy(votes)], 1), bad
+
+    def _clip(
+        self, norms: Entries, entries: Entries, rows: Sequence[Sequence[Record]]
+    ) -> tuple[Entries, Entries]:
+        """Factors of all samples ``(K n,)``, 0 for absent ones, and the votes ``(K, 0 or 1)``."""
+        factors = np.zeros(norms.shape)
+        votes = np.zeros(entries.shape)
+        for k, own in enumerate(rows):
+            entry = float(entries[k].sum())  # 0 where the norm is fixed
+            factors[k, : len(own)] = self.plan.clip_factors(norms[k, : len(own)], entry)
+            votes[k] = self.plan.votes(norms[k, : len(own)], entry)
+        return factors.ravel(), votes
 
     def _report(self, dropped: int, sampled: int) -> None:
         if not dropped:
@@ -157,6 +202,104 @@ class CohortTraining(Generic[Record]):
         # Under a private plan the round goes on as noise: an error would tell of the data.
         if dropped == sampled and not self.plan.private:
             raise TrainingError("every sampled record's loss or gradient is not finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserTraining(Generic[Record]):
+    """Lets the owners train by other means, and clips each one's whole change.
+
+    Args:
+        plan: clipping, noise and the claim.
+        dim: number of parameters of one owner.
+        train: ``(theta (K, dim), records, noise, round, progress)`` to changes ``(K, dim)``.
+    """
+
+    plan: UserPlan
+    dim: int
+    train: Callable[..., Array]
+
+    def round(
+        self,
+        theta: Array,
+        records: Sequence[Sequence[Record]],
+        noise: Sequence[NoiseSource],
+        *,
+        number: int = 1,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> Array:
+        """Each owner's sealed change; see :class:`SharedTraining`."""
+        begin, entries = _split(theta, self.dim, self.plan, len(records))
+        changes = self.train(begin, records, noise, number, progress)
+        sealed = [
+            self.plan.seal(change.astype(np.float64), float(entry.sum()), source)
+            for change, entry, source in zip(changes, entries, noise, strict=True)
+        ]
+        return np.asarray(sealed, np.float32)
+
+
+def private_training(
+    cohort: Cohort,
+    plan: PrivacyPlan,
+    collate: Callable[[Sequence[Record]], Batch],
+    *,
+    at_once: int = 8,
+    length: Callable[[Record], int] = lambda _: 0,
+    optimizer: Optimizer | None = None,
+    locally: LocalTraining | None = None,
+) -> SharedTraining[Record]:
+    """The training that a plan asks for.
+
+    Args:
+        cohort, plan, collate, at_once, length, optimizer: see :class:`CohortTraining`.
+        locally: how a device trains under a plan for users that has no plan for records within.
+    """
+    inner = plan.within if isinstance(plan, UserPlan) else plan
+    if isinstance(inner, RecordPlan):
+        steps = CohortTraining(
+            cohort=cohort,
+            plan=inner,
+            collate=collate,
+            at_once=at_once,
+            length=length,
+            optimizer=optimizer,
+        )
+        if not isinstance(plan, UserPlan):
+            return steps
+
+        def by_records(
+            theta: torch.Tensor, records: Any, noise: Any, number: int, progress: Any
+        ) -> Array:
+            return steps.round(theta.numpy(), records, noise, number=number, progress=progress)
+
+        return UserTraining[Record](plan=plan, dim=cohort.dim, train=by_records)
+    if not isinstance(plan, UserPlan):
+        raise BadInputError(f"no training is known for a {type(plan).__name__}")
+    how = locally or LocalTraining()
+
+    def freely(theta: torch.Tensor, records: Any, _: Any, number: int, progress: Any) -> Array:
+        after = train_locally(
+            cohort, theta, records, how, collate, round=number, progress=progress, finite=False
+        )
+        change: Array = (after - theta).numpy()
+        return change
+
+    return UserTraining[Record](plan=plan, dim=cohort.dim, train=freely)
+
+
+def _split(theta: Array, dim: int, plan: PrivacyPlan, owners: int) -> tuple[torch.Tensor, Entries]:
+    """Parameters ``(K, dim)``, and the entries that stand for clipping norms ``(K, 0 or 1)``.
+
+    Raises:
+        AdapterError: the vector has another width.
+    """
+    rows = np.array(theta, np.float32, ndmin=2)
+    if rows.shape[1] != plan.width(dim):
+        raise AdapterError(
+            f"the shared vector must have {plan.width(dim)} numbers, got {rows.shape[1]}; it comes "
+            "from another plan, or from another base or rank"
+        )
+    begin = torch.from_numpy(rows[:, :dim]).expand(owners, -1)
+    return begin, np.broadcast_to(rows[:, dim:], (owners, rows.shape[1] - dim)).astype(np.float64)
 
 
 def _passes(counts: Sequence[int], at_once: int) -> Iterator[tuple[list[int], list[slice]]]:

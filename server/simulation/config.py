@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...client.training.local import LocalTraining
 from ...client.training.private import PrivateTraining
-from ...privacy.plan import PrivacyPlan
+from ...privacy.plan import PrivacyPlan, RecordPlan
 from ...shared.errors import BadInputError
 from ...shared.forms import FormName
 
@@ -28,7 +29,8 @@ class SimulationConfig:
     """A federation of devices, and how its result is judged.
 
     Args:
-        plan: the shared adapter's private training.
+        plan: the shared adapter's private training, for records or for users.
+        locally: how devices train where a plan for users leaves that open.
         form: the shared adapter's form.
         rank: public directions that it uses per site.
         private: training of the private adapters.
@@ -45,9 +47,8 @@ class SimulationConfig:
         seed: of cohort, sampling and noise. Seeded noise is for public data only.
     """
 
-    plan: PrivacyPlan = field(
-        default_factory=lambda: PrivacyPlan(unit="record", relation="add-or-remove-one")
-    )
+    plan: PrivacyPlan = field(default_factory=lambda: RecordPlan(relation="add-or-remove-one"))
+    locally: LocalTraining = field(default_factory=LocalTraining)
     form: FormName = "core"
     rank: int = 2
     private: PrivateTraining = field(default_factory=PrivateTraining)

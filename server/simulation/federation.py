@@ -13,9 +13,11 @@ from typing import Any
 from ...client.app import make_client_app
 from ...client.federated import FederatedTextDevice, text_training
 from ...client.training.adapted import AdaptedTwin
-from ...client.training.shared import CohortTraining
+from ...client.training.local import LocalTraining
+from ...client.training.shared import SharedTraining
+from ...privacy.ledger import Ledger
 from ...privacy.noise import NoiseSource, insecure_seeded_noise
-from ...privacy.plan import PrivacyPlan
+from ...privacy.plan import PrivacyPlan, UserPlan
 from ...shared.adapters import Array
 from ...shared.errors import FederationError
 from ...shared.forms import SharedForm
@@ -32,6 +34,7 @@ from .ray_engine import RayEngine
 __all__ = ["SharedRun", "Traffic", "train_shared"]
 
 _STREAMS_PER_ROUND = 1_000_000  # noise streams: one per device and round
+_SERVER = _STREAMS_PER_ROUND - 1  # and one of the server's
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,13 @@ def train_shared(
     plan = config.plan if private else replace(config.plan, noise_multiplier=0.0)
     devices = [_device(i, p, twin, form, plan, config, on_update) for i, p in enumerate(members)]
     cohort = min(config.cohort or len(members), len(members))
+    by_user = plan if isinstance(plan, UserPlan) else None
     server = make_server_app(
         FederationConfig(
             base_id=form.base_id,
             plan_digest=plan.digest,
             form=f"{form.name}-{config.rank}",
-            dim=form.dim,
+            dim=plan.width(form.dim),
             rounds=plan.rounds,
             cohort=cohort,
             min_replies=max(1, cohort // 2),
@@ -90,6 +94,9 @@ def train_shared(
             checkpoint_dir=checkpoints,
             resume=resume,
             evaluate=private,
+            plan=by_user,
+            noise=partial(_noise, config.seed, _SERVER),
+            ledger=_federation_ledger(checkpoints, plan) if by_user and private else None,
         )
     )
     with _engine(devices, config, on_update) as train:
@@ -108,7 +115,7 @@ def train_shared(
         person.name: Traffic(grid.bytes_down[node], grid.bytes_up[node])
         for person, node in zip(members, grid.get_node_ids(), strict=True)
     }
-    return SharedRun(final.theta, traffic, final.history)
+    return SharedRun(final.theta[: form.dim], traffic, final.history)
 
 
 @contextmanager
@@ -122,14 +129,14 @@ def _engine(
         yield partial(_together, first.training, noise, on_update)
         return
     package, start = first.device.model.package, tuple(first.device.model.start)
-    build = partial(_build_training, package, first.form, first.plan, start)
+    build = partial(_build_training, package, first.form, first.plan, start, config.locally)
     workers = config.workers or os.cpu_count() or 1
     with RayEngine(build, noise, workers=workers, address=config.ray_address) as engine:
         yield partial(_counted, engine.train, on_update)
 
 
 def _together(
-    training: CohortTraining[list[int]],
+    training: SharedTraining[list[int]],
     noise: Callable[[int, int], NoiseSource],
     on_update: Callable[[], None],
     theta: Array,
@@ -164,11 +171,19 @@ def _counted(
 
 
 def _build_training(
-    package: Package, form: SharedForm, plan: PrivacyPlan, start: Sequence[int]
-) -> CohortTraining[list[int]]:
+    package: Package,
+    form: SharedForm,
+    plan: PrivacyPlan,
+    start: Sequence[int],
+    locally: LocalTraining,
+) -> SharedTraining[list[int]]:
     """In a Ray worker: the base, once, and the private steps on it."""
     twin = AdaptedTwin(open_twin(package, fast_dtype()), package.base_id)
-    return text_training(twin, form, plan, start)
+    return text_training(twin, form, plan, start, locally=locally)
+
+
+def _federation_ledger(checkpoints: Path, plan: PrivacyPlan) -> Ledger:
+    return Ledger(checkpoints / "ledger.jsonl", delta=plan.delta)
 
 
 def _noise(seed: int, member: int, round: int) -> NoiseSource:
@@ -195,6 +210,7 @@ def _device(
         form=form,
         plan=plan,
         noise=partial(_noise, config.seed, index),
+        locally=config.locally,
         evaluate=evaluate,
         ledger=person.ledger(plan.delta) if plan.private else None,
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...client.training.shared import CohortTraining
+from ...client.training.shared import SharedTraining
 from ...privacy.noise import NoiseSource
 from ...shared.adapters import Array
 from ...shared.errors import BadInputError, FederationError, MissingExtraError
@@ -27,7 +27,7 @@ _log = logging.getLogger("locavore.server")
 _ATTEMPTS = 3
 _REACH_S = 10.0
 
-Build = Callable[[], CohortTraining[Any]]
+Build = Callable[[], SharedTraining[Any]]
 Noise = Callable[[int, int], NoiseSource]
 _Order = tuple[Array, int, Sequence[int], Sequence[Sequence[Any]]]
 

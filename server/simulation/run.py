@@ -25,7 +25,7 @@ from ...client.runtime import TextModel
 from ...client.training.adapted import AdaptedTwin
 from ...client.training.check import TrainingCheck, check_training
 from ...client.training.private import train_private
-from ...privacy.plan import PrivacyPlan
+from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
 from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
@@ -250,6 +250,7 @@ class _Run:
             },
             "data": {"name": self.data_name, "devices": [_describe(p) for p in people]},
             "plan": {
+                "unit": plan.unit,
                 **asdict(plan),
                 "digest": plan.digest,
                 "form": form.name,
@@ -280,7 +281,7 @@ def _work(
     """Expected cost of every phase's steps, in tokens of a forward and backward pass."""
     members = sum(person.trains for person in people)
     tokens = 75.0  # of a typical record
-    update = config.plan.local_steps * config.plan.expected_batch * tokens
+    update = _records_seen(people, config) * tokens
     private = config.private.steps * config.private.batch * tokens
     arms = len(config.arms) * len(people)
     trained = config.plan.rounds * min(config.cohort or members, members)
@@ -294,9 +295,18 @@ def _work(
     }
 
 
+def _records_seen(people: Sequence[SimulatedPerson], config: SimulationConfig) -> float:
+    """Passes of a record through the base in one device's round, on average."""
+    inner = config.plan.within if isinstance(config.plan, UserPlan) else config.plan
+    if isinstance(inner, RecordPlan):
+        return inner.local_steps * inner.expected_batch
+    batches = [config.locally.order(person.records) for person in people if person.trains]
+    return sum(len(rows) for own in batches for rows in own) / max(1, len(batches))
+
+
 def _spent(person: SimulatedPerson, plan: PrivacyPlan) -> float:
     """ε by the device's own ledger; infinite without noise."""
-    return person.ledger(plan.delta).epsilon() if plan.private else math.inf
+    return person.ledger(plan.delta).epsilon(plan.unit) if plan.private else math.inf
 
 
 def _describe(person: SimulatedPerson) -> dict[str, Any]:

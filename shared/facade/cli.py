@@ -162,7 +162,17 @@ def simulate(
     rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 3,
     local_steps: Annotated[int, typer.Option(help="DP-SGD steps per device and round.")] = 1,
     batch: Annotated[int, typer.Option(help="Records per step, on average.")] = 16,
-    clip: Annotated[float, typer.Option(help="Norm to which a record's gradient is cut.")] = 6.0,
+    unit: Annotated[
+        str, typer.Option(help="What is protected: one record, or one user with all of theirs.")
+    ] = "record",
+    trust: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="For users: central (default), secure-aggregation or local."),
+    ] = None,
+    clip: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Norm to which a record's gradient (6), or a user's change (1), is cut."),
+    ] = None,
     noise: Annotated[float, typer.Option(help="Noise multiplier; ε follows from it.")] = 1.0,
     relation: Annotated[
         str, typer.Option(help="Neighbours: add-or-remove-one, replace-one or zero-out.")
@@ -191,8 +201,10 @@ def simulate(
     each, and compares them with the bare base on writing that is later than all training.
     """
     _require("simulate", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
+    from .client.training.local import LocalTraining
+    from .client.training.optimizers import Optimizer
     from .client.training.private import PrivateTraining
-    from .privacy.plan import PrivacyPlan
+    from .privacy.plan import RecordPlan, UserPlan
     from .server.simulation.config import SimulationConfig
     from .server.simulation.corpus import load_folder, load_sotu
     from .server.simulation.run import run_simulation
@@ -200,19 +212,38 @@ def simulate(
 
     if resume and out is None:
         raise BadInputError("--resume needs --out: the folder of the run to go on with")
+    if unit not in ("record", "user"):
+        raise BadInputError(f"--unit must be record or user, got {unit!r}")
     clock = Clock(console)
-    plan = PrivacyPlan(
-        unit="record",
-        relation=relation,  # type: ignore[arg-type]  # checked by the plan
-        clip=clip,
-        noise_multiplier=noise,
-        expected_batch=4 if quick else batch,
-        local_steps=local_steps,
-        rounds=2 if quick else rounds,
-        learning_rate=learning_rate,
+    held_out = 2 if quick else 8
+    if data is None:
+        corpus = load_sotu(min(devices, 3) if quick else devices, held_out=held_out)
+    else:
+        corpus = load_folder(data, held_out=held_out)
+    common: dict[str, Any] = {
+        "relation": relation,
+        "noise_multiplier": noise,
+        "rounds": 2 if quick else rounds,
+        **({"trust": trust} if trust else {}),
+        **({} if clip is None else {"clip": clip}),
+    }
+    plan = (
+        RecordPlan(
+            expected_batch=4 if quick else batch,
+            local_steps=local_steps,
+            learning_rate=learning_rate,
+            **common,
+        )
+        if unit == "record"
+        else UserPlan(cohort=len(corpus.people), **{"trust": "central", **common})
     )
     config = SimulationConfig(
         plan=plan,
+        locally=LocalTraining(
+            steps=1 if quick else None,
+            batch=batch,
+            optimizer=Optimizer(learning_rate=learning_rate),
+        ),
         form=form,  # type: ignore[arg-type]  # checked by the config
         rank=rank,
         private=PrivateTraining(steps=2 if quick else private_steps, batch=4 if quick else 16),
@@ -224,11 +255,6 @@ def simulate(
         workers=workers,
         seed=seed,
     )
-    held_out = 2 if quick else 8
-    if data is None:
-        corpus = load_sotu(min(devices, 3) if quick else devices, held_out=held_out)
-    else:
-        corpus = load_folder(data, held_out=held_out)
     package = find_base(str(_build(base, precision, None, force=False)))
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     name = data.name if data else "State of the Union addresses"

@@ -262,11 +262,9 @@ def _sampling_rate() -> _Outcome:
     from opacus.data_loader import DPDataLoader
     from torch.utils.data import DataLoader, TensorDataset
 
-    from locavore.privacy.plan import PrivacyPlan
+    from locavore.privacy.plan import RecordPlan
 
-    rate = PrivacyPlan(
-        unit="record", relation="add-or-remove-one", expected_batch=64
-    ).sampling_rate(1000)
+    rate = RecordPlan(relation="add-or-remove-one", expected_batch=64).sampling_rate(1000)
     loader = DataLoader(TensorDataset(torch.zeros(1000, 1)), batch_size=64)
     theirs = 1 / len(DPDataLoader.from_data_loader(loader))
     return f"q = {rate:g}", f"q = {theirs:g}", rate == 0.064

@@ -26,6 +26,10 @@ PLAN = record_plan(expected_batch=4, rounds=2)
 FEDERATE = Consent(train=True, federate=True)
 
 
+def _ledger(path: Path, budget: float | None) -> Ledger:
+    return Ledger(path, delta=PLAN.delta, budgets={} if budget is None else {"record": budget})
+
+
 def make(
     model: TextModel,
     twin: AdaptedTwin,
@@ -46,7 +50,7 @@ def make(
         form=SharedForm("core", twin.base_id, directions),
         plan=PLAN,
         noise=lambda round: insecure_seeded_noise(round, stream),
-        ledger=Ledger(ledger, delta=PLAN.delta, budget=budget) if ledger else None,
+        ledger=_ledger(ledger, budget) if ledger else None,
     )
 
 

@@ -22,11 +22,14 @@ def norms(round: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return 3.0 * np.random.default_rng(round).lognormal(0.0, 0.6, CLIENTS)
 
 
-def path(start: float, rule: AdaptiveClip = RULE, rounds: int = 60) -> list[float]:
+def path(start: float, rule: AdaptiveClip = RULE, rounds: int = 60, sign: int = 1) -> list[float]:
+    """The norm over the rounds, as a sum of noised votes moves the shared entry."""
     noise = insecure_seeded_noise(5)
-    clips = [start]
+    entry, clips = math.log(start / rule.initial), [start]
     for round in range(rounds):
-        clips.append(rule.after(clips[-1], norms(round), CLIENTS, noise))
+        votes = rule.votes(norms(round), clips[-1])
+        entry += sign * (votes + rule.vote_noise * float(noise.gaussian(1)[0])) / CLIENTS
+        clips.append(rule.norm(entry))
     return clips
 
 
@@ -47,32 +50,29 @@ def test_it_finds_other_quantiles(quantile: float) -> None:
 @pytest.mark.parametrize("start", [0.3, 30.0])
 def test_the_other_sign_runs_away(start: float) -> None:
     """What moves up where too many are below the norm never comes back."""
-    clip, noise = start, insecure_seeded_noise(5)
-    for round in range(60):
-        clip = clip**2 / RULE.after(clip, norms(round), CLIENTS, noise)
-    assert not 0.1 < clip / 3.0 < 10
-
-
-def test_the_bits_noise_is_there() -> None:
-    one, two = (RULE.after(3.0, norms(0), CLIENTS, insecure_seeded_noise(s)) for s in (1, 2))
-    assert one != two
-    drawn = [
-        math.log(RULE.after(3.0, norms(0), CLIENTS, insecure_seeded_noise(s))) for s in range(400)
-    ]
-    assert np.std(drawn) == pytest.approx(RULE.rate * RULE.count_noise / CLIENTS, rel=0.1)
+    assert not 0.1 < path(start, sign=-1)[-1] / 3.0 < 10
 
 
 def test_what_is_not_finite_counts_as_clipped() -> None:
-    bad = np.full(CLIENTS, np.nan)
-    large = np.full(CLIENTS, 1e9)
-    assert RULE.after(3.0, bad, CLIENTS, insecure_seeded_noise(1)) == RULE.after(
-        3.0, large, CLIENTS, insecure_seeded_noise(1)
-    )
+    assert RULE.votes([math.nan, math.inf], 3.0) == RULE.votes([1e9, 1e9], 3.0) > 0
 
 
-def test_nobody_came_and_the_norm_stays_but_for_the_noise() -> None:
-    found = RULE.after(3.0, [], CLIENTS, insecure_seeded_noise(1))
-    assert found == pytest.approx(3.0, rel=0.05)
+def test_nobody_came_and_nobody_votes() -> None:
+    assert RULE.votes([], 3.0) == 0.0
+
+
+def test_the_norm_starts_where_it_is_said_and_stays_in_bounds() -> None:
+    assert AdaptiveClip(initial=2.5, count_noise=1).norm(0.0) == 2.5
+    assert math.isfinite(RULE.norm(1e9))
+    assert RULE.norm(-1e9) > 0
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
+def test_one_more_contribution_moves_the_votes_by_no_more_than_is_paid(quantile: float) -> None:
+    rule = AdaptiveClip(initial=1.0, quantile=quantile, count_noise=3.0)
+    moves = [abs(rule.votes([norm], 1.0)) / rule.rate for norm in (0.5, 2.0)]
+    paid = rule.count_noise * math.sqrt(1 - rule.noise_multiplier(1.0) ** -2)
+    assert max(moves) == pytest.approx(paid)
 
 
 @pytest.mark.parametrize("stated", [0.5, 1.0, 2.0])

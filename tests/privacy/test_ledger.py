@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -63,21 +64,89 @@ def test_tasks_and_modalities_compose(ledger: Ledger) -> None:
 
 def test_the_budget_is_kept_before_anything_is_spent(tmp_path: Path) -> None:
     budget = epsilon_of_dp_sgd(noise_multiplier=1.0, sampling_rate=0.1, steps=3, delta=DELTA)
-    ledger = Ledger(tmp_path / "ledger", delta=DELTA, budget=budget + 1e-9)
+    ledger = Ledger(tmp_path / "ledger", delta=DELTA, budgets={"record": budget + 1e-9})
     for number in (1, 2, 3):
         ledger.charge(replace(ONE, round=number))
     before = ledger.path.read_bytes()
-    with pytest.raises(PrivacyError, match=r"round 4 of 'text ab12' would bring ε to .* above"):
+    with pytest.raises(
+        PrivacyError, match=r"round 4 of 'text ab12' would bring ε of a record .* above"
+    ):
         ledger.charge(replace(ONE, round=4))
     assert ledger.path.read_bytes() == before
     ledger.charge(replace(ONE, noise_multiplier=1e5))  # what costs next to nothing still fits
 
 
-@pytest.mark.parametrize(("name", "value"), [("budget", -1.0), ("delta", 0.0), ("delta", 1.0)])
-def test_a_bad_budget_is_refused(name: str, value: float, tmp_path: Path) -> None:
-    settings: dict[str, float] = {"delta": DELTA, name: value}
-    with pytest.raises(PrivacyError, match=f"{name} must be .*got {value}"):
-        Ledger(tmp_path / "ledger", **settings)
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"budgets": {"record": -1.0}}, "budget must be at least 0, got -1.0"),
+        ({"budgets": {"token": 1.0}}, "a budget is for record or user, got 'token'"),
+        ({"delta": 0.0}, "delta must be .*got 0.0"),
+        ({"delta": 1.0}, "delta must be .*got 1.0"),
+    ],
+)
+def test_a_bad_budget_is_refused(settings: Any, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match=reason):
+        Ledger(tmp_path / "ledger", **({"delta": DELTA} | settings))
+
+
+# --- records and users --------------------------------------------------------------------------
+
+USER = replace(ONE, unit="user", noise_multiplier=2.0, sampling_rate=1.0)
+
+
+def alone(charge: Charge) -> float:
+    return epsilon_of_dp_sgd(
+        noise_multiplier=charge.noise_multiplier,
+        sampling_rate=charge.sampling_rate,
+        steps=charge.steps,
+        delta=DELTA,
+    )
+
+
+def test_what_protects_a_user_protects_each_record(ledger: Ledger) -> None:
+    assert ledger.charge(USER) == pytest.approx(alone(USER))
+    assert ledger.epsilon("record") == ledger.epsilon("user")
+
+
+def test_what_protects_records_alone_gives_a_user_nothing(ledger: Ledger) -> None:
+    ledger.charge(USER)
+    both = ledger.charge(ONE)
+    assert max(alone(ONE), alone(USER)) < both < alone(ONE) + alone(USER)
+    assert ledger.epsilon("user") == float("inf")
+
+
+def test_a_use_that_protects_both_costs_each_its_own(ledger: Ledger) -> None:
+    pair = [replace(one, composed=True) for one in (USER, ONE)]
+    assert ledger.charge(*pair) == pytest.approx(alone(USER))
+    assert ledger.epsilon("record") == pytest.approx(alone(ONE))
+    assert ledger.charges == pair
+
+
+def test_budgets_of_both_units_are_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger", delta=DELTA, budgets={"record": 50.0, "user": 2.5})
+    with pytest.raises(PrivacyError, match="would bring ε of a user to inf"):
+        ledger.charge(ONE)
+    ledger.charge(USER)
+    with pytest.raises(PrivacyError, match="would bring ε of a user to"):
+        ledger.charge(replace(USER, round=2))
+    assert ledger.charges == [USER]
+
+
+def test_a_round_that_is_covered_needs_one_that_paid(ledger: Ledger) -> None:
+    covered = replace(USER, round=5, steps=0)
+    with pytest.raises(PrivacyError, match="claims to be covered by an earlier charge"):
+        ledger.charge(covered)
+    paid = ledger.charge(USER)
+    with pytest.raises(PrivacyError, match="claims to be covered"):
+        ledger.charge(replace(covered, purpose="image cd34"))
+    assert ledger.charge(covered) == paid
+    assert ledger.rounds(USER.purpose) == [1, 5]
+
+
+def test_no_charges_write_nothing(ledger: Ledger) -> None:
+    assert ledger.charge() == 0.0
+    assert not ledger.path.exists()
 
 
 # --- false claims -------------------------------------------------------------------------------
@@ -95,8 +164,10 @@ def test_a_bad_budget_is_refused(name: str, value: float, tmp_path: Path) -> Non
         ({"noise_multiplier": float("inf")}, "noise_multiplier must be above 0"),
         ({"sampling_rate": 0.0}, r"sampling_rate must be in \(0, 1\]"),
         ({"sampling_rate": 1.5}, r"sampling_rate must be in \(0, 1\]"),
-        ({"steps": 0}, "must be at least 1, got 0, 1"),
-        ({"round": 0}, "must be at least 1, got 1, 0"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"round": 0}, "round must be at least 1, got 0"),
+        ({"cohort": 9, "accounted_cohort": 10}, "noise of 9 contributions is less than .* by 10"),
+        ({"accounted_cohort": 10}, "noise of 0 contributions is less than .* by 10"),
     ],
 )
 def test_a_false_claim_is_refused(changes: dict[str, Any], reason: str) -> None:
@@ -108,7 +179,7 @@ def test_shuffled_batches_may_claim_what_they_give() -> None:
     assert replace(ONE, sampling="shuffled", sampling_rate=1.0).sampling_rate == 1.0
 
 
-@pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "replace-one"}])
+@pytest.mark.parametrize("changes", [{"relation": "replace-one"}])
 def test_what_does_not_add_up_is_refused(changes: dict[str, Any], ledger: Ledger) -> None:
     ledger.charge(ONE)
     before = ledger.path.read_bytes()
@@ -158,7 +229,8 @@ def test_a_changed_ledger_stops_everything(change: Any, ledger: Ledger) -> None:
         ledger.charge(replace(ONE, round=number))
     changed = b"".join(change(ledger.path.read_bytes().splitlines(keepends=True)))
     ledger.path.write_bytes(changed)
-    for use in (ledger.epsilon, lambda: ledger.charge(ONE)):
+    uses: list[Callable[[], float]] = [ledger.epsilon, lambda: ledger.charge(ONE)]
+    for use in uses:
         with pytest.raises(PrivacyError, match=r"line \d: the ledger was changed or damaged"):
             use()
     assert ledger.path.read_bytes() == changed

@@ -13,11 +13,16 @@ pytest.importorskip("flwr", reason="the federation needs the extra 'federate'")
 from flwr.app import Context, Message
 
 from locavore.client.app import make_client_app
+from locavore.privacy.ledger import Ledger
+from locavore.privacy.matrix import Correlation
+from locavore.privacy.noise import insecure_seeded_noise
 from locavore.server.app import FederationConfig, RoundReport, make_server_app
 from locavore.server.checkpoint import Checkpoint, latest
 from locavore.server.simulation.grid import LocalGrid, run_in_process
 from locavore.shared.adapters import Array
 from locavore.shared.errors import BadInputError, FederationError
+
+from ..plans import user_plan
 
 BASE = "tiny-float32-0123"
 PLAN = "ab" * 32
@@ -174,6 +179,61 @@ def test_a_damaged_last_checkpoint_costs_one_round_and_no_bit(tmp_path: Path) ->
     run(config(tmp_path / "cut", resume=True), on_round=lambda report: rounds.append(report.round))
     assert rounds == [4, 5, 6]
     assert result(tmp_path / "cut").theta.tobytes() == result(tmp_path / "whole").theta.tobytes()
+
+
+NOISED = user_plan(
+    cohort=NODES, rounds=6, separation=3, correlation=Correlation("buffered", 2), clip=1.0
+)
+
+
+def noised(folder: Path, **changes: object) -> FederationConfig:
+    settings = {"plan_digest": NOISED.digest, "plan": NOISED, "noise": insecure_seeded_noise}
+    ledger = Ledger(folder / "ledger", delta=NOISED.delta)
+    return config(folder, **(settings | {"ledger": ledger, "cohort": NODES} | changes))
+
+
+class Agreed(Hooked):
+    plan_digest = NOISED.digest
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_noise_of_earlier_rounds_is_remembered_over_an_interruption(
+    tmp_path: Path, stop_at: int
+) -> None:
+    pytest.importorskip("dp_accounting")
+
+    def interrupt(partition: int, round: int) -> None:
+        if round == stop_at:
+            raise KeyboardInterrupt
+
+    def devices(hook: Hook) -> dict[int, Quadratic]:
+        return {partition: Agreed(partition, hook) for partition in range(NODES)}
+
+    run(noised(tmp_path / "whole"), devices(lambda *_: None))
+    with pytest.raises(KeyboardInterrupt):
+        run(noised(tmp_path / "cut"), devices(interrupt))
+    run(noised(tmp_path / "cut", resume=True), devices(lambda *_: None))
+    whole, cut = result(tmp_path / "whole"), result(tmp_path / "cut")
+    assert cut.theta.tobytes() == whole.theta.tobytes()
+    assert whole.noise is not None
+    assert whole.noise.shape == (2, DIM)
+    ledger = noised(tmp_path / "cut").ledger
+    assert ledger is not None
+    assert ledger.epsilon("user") == pytest.approx(NOISED.epsilon(1))
+
+
+def test_a_round_that_was_shown_is_not_noised_anew(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    devices: dict[int, Quadratic] = {p: Agreed(p, lambda *_: None) for p in range(NODES)}
+    run(noised(tmp_path, rounds=4), devices)
+    (tmp_path / "round-000004.safetensors").write_bytes(b"power cut")
+    with pytest.raises(FederationError, match=r"round-000004.safetensors cannot be read, but"):
+        run(noised(tmp_path, resume=True), devices)
+
+
+def test_the_digest_must_be_the_plans(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=f"plan_digest must be the plan's, {NOISED.digest}"):
+        noised(tmp_path, plan_digest=PLAN)
 
 
 def test_a_finished_federation_has_nothing_to_resume(tmp_path: Path) -> None:

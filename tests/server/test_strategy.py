@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import permutations
+from itertools import pairwise, permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 
+from locavore.privacy.ledger import Ledger
+from locavore.privacy.matrix import Correlation
+from locavore.privacy.noise import SecureNoise, insecure_seeded_noise
+from locavore.privacy.plan import UserPlan
 from locavore.server.simulation.grid import LocalGrid, flower_identity
 from locavore.server.strategy import FederatedMean, RoundReport, federated_mean, to_arrays
 from locavore.shared.adapters import Array
-from locavore.shared.errors import FederationError
+from locavore.shared.errors import FederationError, PrivacyError
+
+from ..plans import user_plan
 
 PLAN = "ab" * 32
 DIM = 3
@@ -34,8 +41,8 @@ def identity() -> Iterator[None]:
 
 
 def mean_of(cohort: int = 3, **options: object) -> FederatedMean:
-    settings = {"min_replies": 2, "seed": 1, "wait_s": 0} | options
-    return FederatedMean(base_id="tiny", plan_digest=PLAN, cohort=cohort, **settings)  # type: ignore[arg-type]
+    settings = {"min_replies": 2, "seed": 1, "wait_s": 0, "plan_digest": PLAN} | options
+    return FederatedMean(base_id="tiny", cohort=cohort, **settings)  # type: ignore[arg-type]
 
 
 def grid() -> LocalGrid:
@@ -249,3 +256,115 @@ def test_the_mean_is_the_mean_in_any_order(updates: Array, random: object) -> No
     result = federated_mean(start, rows)
     np.testing.assert_array_equal(result, federated_mean(start, shuffled))
     np.testing.assert_allclose(result, updates.mean(axis=0), rtol=1e-5, atol=1e-5)
+
+
+# --- plans for users --------------------------------------------------------------------------
+
+
+def for_users(plan: UserPlan, **options: object) -> FederatedMean:
+    return mean_of(cohort=plan.cohort, plan=plan, **options)
+
+
+def test_a_sum_is_divided_by_the_public_cohort_and_noised() -> None:
+    plan = user_plan(cohort=4, clip=2.0)
+    strategy = for_users(plan, noise=insecure_seeded_noise)
+    first, second, *_ = asked(strategy)
+    theta, report = aggregate(strategy, [answer(first, full(6)), answer(second, full(2))])
+    expected = 1 + (8 + 2.0 * insecure_seeded_noise(1).gaussian(DIM)) / 4
+    assert theta is not None
+    np.testing.assert_allclose(theta, expected, rtol=1e-6)
+    assert report.averaged == 2
+
+
+def test_whether_a_round_is_released_does_not_tell_who_came() -> None:
+    strategy = for_users(user_plan(cohort=4))
+    asked(strategy)
+    theta, report = aggregate(strategy, [])
+    assert report.applied
+    assert theta is not None
+    assert (theta != 1).all()
+
+
+@pytest.mark.parametrize(("replies", "applied"), [(3, True), (2, False)])
+def test_fewer_makers_than_the_noise_needs_are_not_released(replies: int, applied: bool) -> None:
+    plan = user_plan(cohort=4, fewest=3, trust="secure-aggregation")
+    strategy = for_users(plan, min_replies=1)
+    messages = asked(strategy)[:replies]
+    theta, report = aggregate(strategy, [answer(m, full(4)) for m in messages])
+    assert report.applied == applied
+    if applied:
+        np.testing.assert_array_equal(theta, full(1 + 3))
+
+
+def test_devices_are_sampled_as_claimed() -> None:
+    plan = user_plan(cohort=2, population=8)
+    strategy = mean_of(cohort=2, plan=plan)
+    strategy._source = SecureNoise()
+    sizes = [len(strategy.sample(range(NODES), 1)) for _ in range(2000)]
+    assert np.mean(sizes) == pytest.approx(2, abs=0.15)
+    assert np.var(sizes) == pytest.approx(8 * 0.25 * 0.75, rel=0.15)
+
+
+def test_a_devices_rounds_lie_as_far_apart_as_claimed() -> None:
+    plan = user_plan(cohort=10, separation=3, rounds=30)
+    strategy = mean_of(cohort=10, plan=plan)
+    turns: dict[int, list[int]] = {}
+    for round in range(1, 31):
+        for node in strategy.sample(range(100), round):
+            turns.setdefault(node, []).append(round)
+    assert len(turns) > 80
+    assert all(b - a >= 3 for rounds in turns.values() for a, b in pairwise(rounds))
+
+
+def test_correlated_noise_takes_back_what_it_added() -> None:
+    plan = user_plan(
+        cohort=2, clip=1.0, rounds=40, separation=20, correlation=Correlation("banded", 8)
+    )
+    strategy = mean_of(cohort=2, plan=plan, noise=insecure_seeded_noise)
+    theta, path = np.zeros(400, np.float32), []
+    for round in range(1, 41):
+        list(strategy.configure_train(round, to_arrays(theta), ConfigRecord(), grid()))
+        arrays, _ = strategy.aggregate_train(round, [])
+        assert arrays is not None
+        theta = arrays["theta"].numpy()
+        path.append(theta)
+    correlation = plan.correlation
+    assert correlation is not None
+    error = float(np.sqrt(np.square(path).mean())) * plan.cohort
+    assert error == pytest.approx(correlation.error(plan.participation), rel=0.1)
+    assert error < 0.75 * np.sqrt(2 * 41 / 2)
+
+
+def ledger_of(folder: Path, **options: object) -> Ledger:
+    return Ledger(folder / "ledger", delta=1e-5, **options)  # type: ignore[arg-type]
+
+
+def test_the_federations_ledger_pays_before_anybody_is_asked(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    plan = user_plan(cohort=4, noise_multiplier=2.0)
+    budget = plan.epsilon(1, rounds=2)
+    ledger = ledger_of(tmp_path, budgets={"user": budget + 1e-9})
+    strategy = for_users(plan, plan_digest=plan.digest, ledger=ledger)
+    for round in (1, 2):
+        asked(strategy, round)
+    with pytest.raises(PrivacyError, match="would bring ε of a user to"):
+        asked(strategy, 3)
+    assert ledger.epsilon("user") == ledger.epsilon("record") == pytest.approx(budget)
+
+
+def test_a_cohort_smaller_than_accounted_is_refused(tmp_path: Path) -> None:
+    plan = user_plan(cohort=20, fewest=12, trust="secure-aggregation")
+    strategy = for_users(plan, plan_digest=plan.digest, ledger=ledger_of(tmp_path), min_nodes=NODES)
+    with pytest.raises(PrivacyError, match=r"noise of 8 contributions .* made by 12"):
+        asked(strategy)
+
+
+def test_the_ledger_pays_for_the_user_that_comes_most_often(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    plan = user_plan(cohort=4, rounds=7, separation=3, noise_multiplier=2.0)
+    ledger = ledger_of(tmp_path)
+    strategy = for_users(plan, plan_digest=plan.digest, ledger=ledger)
+    for round in range(1, 8):
+        asked(strategy, round)
+    assert [charge.round for charge in ledger.charges] == [1, 4, 7]
+    assert ledger.epsilon("user") == pytest.approx(plan.epsilon(1))

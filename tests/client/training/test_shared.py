@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,18 +22,25 @@ from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin, shared_chains
 from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
+from locavore.client.training.local import LocalTraining, train_locally
 from locavore.client.training.loss import per_record_loss, token_batch
 from locavore.client.training.optimizers import Optimizer
-from locavore.client.training.shared import CohortTraining, _passes
+from locavore.client.training.shared import (
+    CohortTraining,
+    SharedTraining,
+    _passes,
+    private_training,
+)
+from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
-from locavore.privacy.plan import PrivacyPlan
+from locavore.privacy.plan import PrivacyPlan, RecordPlan
 from locavore.shared.adapters import Array
 from locavore.shared.errors import AdapterError, PrivacyError, TrainingError
 from locavore.shared.forms import Directions, FormName, SharedForm
 
 from ...benchmarks.families import Family
 from ...benchmarks.reference import sample_gradient
-from ...plans import record_plan
+from ...plans import record_plan, user_plan
 
 FORMS: tuple[FormName, ...] = ("core", "ffa")
 RECORDS = [[70, 71, 300, 12], [90, 91], [17, 18, 19, 20, 21, 22, 23, 24, 25], [301, 5]]
@@ -84,7 +91,7 @@ def training(
     twin: AdaptedTwin,
     directions: Directions,
     name: FormName = "core",
-    plan: PrivacyPlan = QUIET,
+    plan: RecordPlan = QUIET,
     noise: NoiseSource | None = None,
     records: Sequence[Sequence[int]] = RECORDS,
     at_once: int = 8,
@@ -226,9 +233,9 @@ def test_without_noise_a_round_is_plain_clipped_sgd(
         for record in RECORDS:
             gradient = gradient_by_autograd(work, local.astype(np.float32), record).double().numpy()
             norm = np.linalg.norm(gradient)
-            clipped += int(norm > QUIET.clip)
-            total += gradient * min(1.0, QUIET.clip / norm)
-        local -= QUIET.learning_rate * total / QUIET.expected_batch / QUIET.clip
+            clipped += int(norm > QUIET.norm())
+            total += gradient * min(1.0, QUIET.norm() / norm)
+        local -= QUIET.learning_rate * total / QUIET.expected_batch / QUIET.norm()
     assert clipped  # or the test shows nothing about clipping
     found = work.round(theta)
     np.testing.assert_allclose(found, local - theta, atol=1e-6)
@@ -386,3 +393,133 @@ def test_a_round_lowers_the_loss(
             return per_record_loss(twin.model, token_batch(records, (0,))).mean().item()
 
     assert loss(delta) < loss(work.form.zero()) - 0.02
+
+
+# --- norms that adapt ------------------------------------------------------------------------
+
+
+ADAPTIVE = record_plan(
+    clip=AdaptiveClip(initial=1.0, count_noise=8.0),
+    noise_multiplier=0,
+    expected_batch=8,
+    local_steps=2,
+    learning_rate=0.01,
+)
+
+
+def test_the_norm_moves_by_the_votes_of_the_sampled_records(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    work = training(twin, directions, plan=ADAPTIVE)
+    theta = np.append(some_theta(work.form), np.float32(0.1))
+    found = work.round(theta)
+    assert found.shape == (work.form.dim + 1,)
+    local, entry = theta[:-1].astype(np.float64), 0.1
+    for _ in range(ADAPTIVE.local_steps):
+        norms, total = [], np.zeros(work.form.dim)
+        for record in RECORDS:
+            gradient = gradient_by_autograd(work, local.astype(np.float32), record).double().numpy()
+            norms.append(float(np.linalg.norm(gradient)))
+            total += gradient * min(1.0, ADAPTIVE.norm(entry) / norms[-1])
+        assert min(norms) < ADAPTIVE.norm(entry) < max(norms)  # or nothing is shown
+        local -= ADAPTIVE.learning_rate * total / ADAPTIVE.expected_batch / ADAPTIVE.norm()
+        entry += ADAPTIVE.votes(norms, entry)[0] / ADAPTIVE.expected_batch
+    np.testing.assert_allclose(found[:-1], local - theta[:-1], atol=1e-6)
+    assert found[-1] == pytest.approx(entry - 0.1, abs=1e-6)
+
+
+def test_micro_batches_do_not_change_the_votes(twin: AdaptedTwin, directions: Directions) -> None:
+    theta = np.zeros(225, np.float32)
+    whole = training(twin, directions, plan=ADAPTIVE).round(theta)
+    parts = training(twin, directions, plan=ADAPTIVE, at_once=1).round(theta)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_nobody_sampled_is_noise_on_the_votes_too(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    plan = replace(ADAPTIVE, noise_multiplier=1.0)
+    found = training(twin, directions, plan=plan, noise=Nobody()).round(np.zeros(225, np.float32))
+    assert found.all()
+
+
+# --- users -----------------------------------------------------------------------------------
+
+
+def of_users(twin: AdaptedTwin, form: SharedForm, plan: PrivacyPlan) -> SharedTraining[list[int]]:
+    return private_training(
+        twin.cohort(shared_chains(form)),
+        plan,
+        lambda rows: token_batch(rows, (0,)),
+        length=len,
+        locally=LocalTraining(epochs=2, batch=3, optimizer=Optimizer(learning_rate=0.02)),
+    )
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_a_users_whole_change_is_clipped(
+    clip: float, twin: AdaptedTwin, directions: Directions
+) -> None:
+    form = SharedForm("core", twin.base_id, directions)
+    owners = [RECORDS, RECORDS[:1]]
+    theta = some_theta(form)
+    found = of_users(twin, form, user_plan(clip=clip)).round(theta, owners, [Everyone()] * 2)
+    for row, records in zip(found, owners, strict=True):
+        begin = torch.from_numpy(theta)[None]
+        after = train_locally(
+            twin.cohort(shared_chains(form)),
+            begin,
+            [records],
+            LocalTraining(epochs=2, batch=3, optimizer=Optimizer(learning_rate=0.02)),
+            lambda rows: token_batch(rows, (0,)),
+        )
+        change = (after - begin)[0].numpy()
+        factor = min(1.0, clip / float(np.linalg.norm(change)))
+        np.testing.assert_allclose(row, change * factor, atol=1e-6)
+        assert np.linalg.norm(row) <= clip * (1 + 1e-6)
+
+
+def test_a_users_change_tells_whether_it_was_below_the_norm(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    form = SharedForm("core", twin.base_id, directions)
+    rule = AdaptiveClip(initial=1.0, count_noise=8.0)
+    steps = of_users(twin, form, user_plan(clip=rule))
+    for entry, vote in ((-20.0, 0.1), (20.0, -0.1)):
+        theta = np.append(form.zero(), np.float32(entry))
+        found = steps.round(theta, [RECORDS], [Everyone()])[0]
+        assert found.shape == (form.dim + 1,)
+        assert found[-1] == pytest.approx(vote)
+        assert np.linalg.norm(found[:-1]) <= rule.norm(entry) * (1 + 1e-6)
+
+
+def test_records_are_protected_within(twin: AdaptedTwin, directions: Directions) -> None:
+    """The change of a private round, clipped once more."""
+    form = SharedForm("core", twin.base_id, directions)
+    inner = record_plan(expected_batch=2, local_steps=2)
+    plan = user_plan(clip=1e-3, within=inner)
+    theta = some_theta(form)
+    change = training(twin, directions, plan=inner, noise=insecure_seeded_noise(3)).round(theta)
+    found = of_users(twin, form, plan).round(theta, [RECORDS], [insecure_seeded_noise(3)])[0]
+    np.testing.assert_allclose(found, change * 1e-3 / np.linalg.norm(change), rtol=1e-4)
+
+
+def test_a_change_that_is_not_finite_counts_as_nothing(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    """And does not tell, by an error, what is on the device; the others go on."""
+    form = SharedForm("core", twin.base_id, directions)
+    steps: SharedTraining[list[int]] = private_training(
+        twin.cohort(shared_chains(form)),
+        user_plan(),
+        lambda rows: token_batch(rows, (0,)),
+        locally=LocalTraining(batch=1, optimizer=Optimizer(learning_rate=1e30)),
+    )
+    found = steps.round(form.zero(), [RECORDS, RECORDS[:1]], [Everyone()] * 2)
+    np.testing.assert_array_equal(found[0], 0)
+
+
+def test_a_vector_of_another_plan_is_refused(twin: AdaptedTwin, directions: Directions) -> None:
+    work = training(twin, directions, plan=ADAPTIVE)
+    with pytest.raises(AdapterError, match="must have 225 numbers, got 224; it comes from another"):
+        work.round(work.form.zero())

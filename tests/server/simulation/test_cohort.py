@@ -21,7 +21,7 @@ from locavore.client.device import Device
 from locavore.client.federated import FederatedTextDevice, text_training
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
-from locavore.client.training.shared import CohortTraining
+from locavore.client.training.shared import SharedTraining
 from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.server.app import FederationConfig, make_server_app
@@ -46,7 +46,7 @@ def noise(member: int, round: int) -> NoiseSource:
     return insecure_seeded_noise(member, round)
 
 
-def build(package: Package, form: SharedForm, start: tuple[int, ...]) -> CohortTraining[list[int]]:
+def build(package: Package, form: SharedForm, start: tuple[int, ...]) -> SharedTraining[list[int]]:
     return text_training(AdaptedTwin(open_twin(package), package.base_id), form, PLAN, start)
 
 
@@ -118,7 +118,7 @@ def charges(devices: Sequence[FederatedTextDevice]) -> list[list[Charge]]:
     return [device.ledger.charges for device in devices if device.ledger]
 
 
-def in_process(training: CohortTraining[list[int]]) -> Any:
+def in_process(training: SharedTraining[list[int]]) -> Any:
     def train(theta: Array, number: int, members: Sequence[int], records: Any) -> Array:
         sources = [noise(member, number) for member in members]
         return training.round(theta, records, sources, number=number)
@@ -221,7 +221,7 @@ class Dying:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_slice_that_always_dies_ends_the_run(ray: Any) -> None:
     with (
-        RayEngine(Dying, noise, workers=1) as engine,  # type: ignore[arg-type]
+        RayEngine(Dying, noise, workers=1) as engine,
         pytest.raises(FederationError, match="failed on 3 workers in a row"),
     ):
         engine.train(np.zeros(3, np.float32), 1, [0], [[]])
@@ -230,9 +230,9 @@ def test_a_slice_that_always_dies_ends_the_run(ray: Any) -> None:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_does_not_answer_is_named(ray: Any) -> None:
     with pytest.raises(FederationError, match=r"reached at '127.0.0.1:1'"):
-        RayEngine(Dying, noise, workers=1, address="127.0.0.1:1")  # type: ignore[arg-type]
+        RayEngine(Dying, noise, workers=1, address="127.0.0.1:1")
 
 
 def test_no_worker_is_no_engine(ray: Any) -> None:
     with pytest.raises(BadInputError, match="workers and cpus must be at least 1, got 0 and 1"):
-        RayEngine(Dying, noise, workers=0)  # type: ignore[arg-type]
+        RayEngine(Dying, noise, workers=0)
