@@ -308,7 +308,6 @@ class UserPlan(PrivacyPlan):
     """
 
     unit: ClassVar[Unit] = "user"
-    clip: float | AdaptiveClip = 1.0
     cohort: int
     population: int | None = None
     separation: int = 1

@@ -16,5 +16,10 @@ def record_plan(**changes: Any) -> RecordPlan:
 
 def user_plan(**changes: Any) -> UserPlan:
     """A plan per user, with a trusted server."""
-    settings: dict[str, Any] = {"relation": "add-or-remove-one", "trust": "central", "cohort": 4}
+    settings: dict[str, Any] = {
+        "relation": "add-or-remove-one",
+        "trust": "central",
+        "cohort": 4,
+        "clip": 1.0,
+    }
     return UserPlan(**(settings | changes))

@@ -171,7 +171,9 @@ def simulate(
     ] = None,
     clip: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Norm to which a record's gradient (6), or a user's change (1), is cut."),
+        typer.Option(
+            help="Norm to which a record's gradient (6) or a user's change (0.05) is cut."
+        ),
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise multiplier; ε follows from it.")] = 1.0,
     relation: Annotated[
@@ -235,7 +237,7 @@ def simulate(
             **common,
         )
         if unit == "record"
-        else UserPlan(cohort=len(corpus.people), **{"trust": "central", **common})
+        else UserPlan(cohort=len(corpus.people), **{"trust": "central", "clip": 0.05, **common})
     )
     config = SimulationConfig(
         plan=plan,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from locavore.client.device import Device
 from locavore.client.federated import MAX_RECORD_TOKENS, MIN_RECORDS, FederatedTextDevice
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
+from locavore.client.training.local import LocalTraining
+from locavore.client.training.optimizers import Optimizer
 from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.adapters import Array
@@ -20,7 +24,7 @@ from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import AdapterError, PrivacyError, TooLittleDataError
 from locavore.shared.forms import Directions, SharedForm
 
-from ..plans import record_plan
+from ..plans import record_plan, user_plan
 
 PLAN = record_plan(expected_batch=4, rounds=2)
 FEDERATE = Consent(train=True, federate=True)
@@ -215,3 +219,55 @@ def test_evaluation_stays_on_the_device(
     device.evaluate = lambda _theta, round: seen.append(round)
     device.evaluate_shared(device.form.zero(), round=2)
     assert seen == [2]
+
+
+# --- plans for users --------------------------------------------------------------------------
+
+
+def of_a_user(device: FederatedTextDevice, **changes: Any) -> FederatedTextDevice:
+    settings = {"rounds": 9, "separation": 3, "cohort": 5, "clip": 0.01} | changes
+    how = LocalTraining(batch=4, optimizer=Optimizer(learning_rate=0.02))
+    return replace(device, plan=user_plan(**settings), locally=how)
+
+
+def test_one_record_is_enough_where_the_whole_user_is_protected(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+) -> None:
+    single = make(model, twin, directions, ["One letter only."], ledger=tmp_path / "ledger")
+    device = of_a_user(single)
+    delta = device.train_shared(device.form.zero(), round=1)
+    assert 0 < np.linalg.norm(delta) <= 0.01 * (1 + 1e-6)
+    assert device.ledger is not None
+    assert [(c.unit, c.round) for c in device.ledger.charges] == [("user", 1)]
+    assert device.ledger.epsilon("user") == pytest.approx(device.plan.epsilon(1, rounds=1))
+    with pytest.raises(TooLittleDataError, match="1 records may be federated, at least 32"):
+        of_a_user(single, within=record_plan(rounds=9)).begin(1)
+
+
+def test_a_user_is_not_asked_more_often_than_the_noise_is_made_for(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+) -> None:
+    texts = [f"Letter {i} of the spring." for i in range(33)]
+    device = of_a_user(make(model, twin, directions, texts, ledger=tmp_path / "ledger"))
+    device.begin(2)
+    with pytest.raises(PrivacyError, match="round 4 is within 3 rounds of round 2"):
+        device.begin(4)
+    device.begin(2)  # asked again after an interruption: paid again
+    device.begin(5)
+    assert device.ledger is not None
+    assert [charge.round for charge in device.ledger.charges] == [2, 2, 5]
+
+
+def test_both_units_are_charged_before_training(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+) -> None:
+    texts = [f"Letter {i} of the autumn." for i in range(33)]
+    device = of_a_user(
+        make(model, twin, directions, texts, ledger=tmp_path / "ledger"),
+        within=record_plan(rounds=9, expected_batch=4),
+    )
+    delta = device.train_shared(device.form.zero(), round=1)
+    assert 0 < np.linalg.norm(delta) <= 0.01 * (1 + 1e-6)
+    assert device.ledger is not None
+    assert [charge.unit for charge in device.ledger.charges] == ["user", "record"]
+    assert 0 < device.ledger.epsilon("record") < device.ledger.epsilon("user")

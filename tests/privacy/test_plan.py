@@ -104,7 +104,7 @@ def test_what_is_protected_for_whom_must_be_said() -> None:
     with pytest.raises(TypeError, match="'relation'"):
         RecordPlan()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"'trust'.*'relation'"):
-        UserPlan(cohort=3)  # type: ignore[call-arg]
+        UserPlan(cohort=3, clip=1.0)  # type: ignore[call-arg]
     assert (record_plan().unit, user_plan().unit) == ("record", "user")
     assert record_plan().digest != user_plan().digest
 
