@@ -18,7 +18,7 @@ from ..shared.forms import SharedForm
 from .device import Device
 from .training.adapted import AdaptedTwin, shared_chains
 from .training.local import LocalTraining
-from .training.loss import token_batch
+from .training.objectives.language import token_batch
 from .training.shared import SharedTraining, private_training
 
 __all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_training"]

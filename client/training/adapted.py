@@ -14,7 +14,7 @@ from .branches import Pass, attached
 from .chains import Chain, Slot
 from .cohort import Batch, Cohort
 from .layout import Layout
-from .loss import per_record_loss, token_batch
+from .objectives.language import per_record_loss, token_batch
 
 __all__ = ["AdaptedTwin", "shared_chains"]
 

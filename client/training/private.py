@@ -14,7 +14,7 @@ from ...shared.forms import Directions
 from .adapted import AdaptedTwin
 from .chains import Chain, Slot
 from .local import LocalTraining, train_locally
-from .loss import token_batch
+from .objectives.language import token_batch
 from .optimizers import Optimizer
 
 __all__ = ["PrivateTraining", "train_private"]

@@ -250,9 +250,9 @@ def _refused(make: Callable[[], object]) -> tuple[str, bool]:
 def _infinite_sample() -> _Outcome:
     """One sample that is not finite: the others' part of the update must come out."""
     case = _case(FAMILIES["unet2d"])
-    noisy = case.batch["noisy"].clone()
+    noisy = case.batch["noise"].clone()
     noisy[1] = torch.inf
-    case = _expect(replace(case, batch={**case.batch, "noisy": noisy}), [0, 2, 3])
+    case = _expect(replace(case, batch={**case.batch, "noise": noisy}), [0, 2, 3])
     error = _distance(_our_update(case), case.expected)
     return f"{error:.1e}", _opacus_cell(case), error <= 1e-4
 

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from locavore.client.training.objectives.diffusion import Diffusion, drawn
+from locavore.client.training.objectives.language import sequence_loss
+
 __all__ = ["FAMILIES", "Family", "family"]
 
 Batch = Mapping[str, torch.Tensor]
@@ -32,7 +35,7 @@ class Family:
 
     build: Callable[[], Any]
     batch: Callable[[int, torch.Generator], dict[str, torch.Tensor]]
-    losses: Callable[[nn.Module, Batch], torch.Tensor]
+    losses: Callable[[Any, Batch], torch.Tensor]
     skip: tuple[str, ...] = ()
 
     def model(self) -> nn.Module:
@@ -69,10 +72,6 @@ def _token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return picked.flatten(1).sum(1) / (labels >= 0).flatten(1).sum(1)
 
 
-def _square(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    return (found - wanted).float().square().flatten(1).mean(1)
-
-
 # --- language -------------------------------------------------------------------------------
 
 
@@ -84,6 +83,7 @@ def _text(count: int, generator: torch.Generator, length: int = 9) -> dict[str, 
 
 
 def _causal_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """With all logits, so that the output head can carry an adapter as well."""
     out = model(input_ids=batch["ids"], attention_mask=batch["mask"], use_cache=False)
     labels = torch.where(batch["mask"] > 0, batch["ids"], -1)[:, 1:]
     return _token_losses(out.logits[:, :-1], labels)
@@ -118,19 +118,9 @@ def _t5() -> Any:
 
 def _t5_batch(count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return _text(count, generator) | {
-        "labels": torch.randint(3, _VOCAB, (count, 5), generator=generator)
+        "answer": torch.randint(3, _VOCAB, (count, 5), generator=generator),
+        "target": torch.arange(5) < torch.randint(2, 6, (count, 1), generator=generator),
     }
-
-
-def _t5_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
-    before = torch.nn.functional.pad(batch["labels"][:, :-1], (1, 0))
-    out = model(
-        input_ids=batch["ids"],
-        attention_mask=batch["mask"],
-        decoder_input_ids=before,
-        use_cache=False,
-    )
-    return _token_losses(out.logits, batch["labels"])
 
 
 # --- diffusion ------------------------------------------------------------------------------
@@ -139,79 +129,42 @@ def _t5_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
 def _denoiser(
     name: str,
     latent: tuple[int, ...],
-    inputs: Callable[[Batch], dict[str, torch.Tensor]],
-    extra: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, tuple[int, ...]],
+    losses: Diffusion | None = None,
     *,
     skip: tuple[str, ...] = (),
     **sizes: Any,
 ) -> Family:
+    """A denoiser of samples of shape ``latent``; ``given`` are its other arguments' shapes."""
+
     def build() -> Any:
         import diffusers
 
         return getattr(diffusers, name)(**sizes)
 
     def batch(count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        shapes = {"noisy": latent, "wanted": latent, **extra}
-        drawn = {n: torch.randn(count, *s, generator=generator) for n, s in shapes.items()}
-        drawn["time"] = 1 + torch.randperm(998, generator=generator)[:count]
-        return drawn
+        clean = torch.randn(count, *latent, generator=generator)
+        others = {n: torch.randn(count, *s, generator=generator) for n, s in given.items()}
+        return {**drawn(clean, generator), **others}
 
-    def losses(model: nn.Module, batch: Batch) -> torch.Tensor:
-        found = model(**inputs(batch), return_dict=False)[0]
-        return _square(found, batch["wanted"])
-
-    return Family(build, batch, losses, skip)
+    return Family(build, batch, losses or _FLOW, skip)
 
 
-def _unet_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    return {
-        "sample": batch["noisy"],
-        "timestep": batch["time"],
-        "encoder_hidden_states": batch["text"],
-    }
-
-
-def _motion_inputs(batch: Batch) -> dict[str, torch.Tensor]:
+class _PerFrame(Diffusion):
     """AnimateDiff's pipeline repeats the text for every frame."""
-    frames = batch["noisy"].shape[2]
-    return {
-        **_unet_inputs(batch),
-        "encoder_hidden_states": batch["text"].repeat_interleave(frames, 0),
-    }
+
+    def predicted(
+        self, model: nn.Module, noisy: torch.Tensor, time: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        text = batch["encoder_hidden_states"].repeat_interleave(noisy.shape[2], 0)
+        return super().predicted(model, noisy, time, {**batch, "encoder_hidden_states": text})
 
 
-def _transformer_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    return {
-        "hidden_states": batch["noisy"],
-        "timestep": batch["time"],
-        "encoder_hidden_states": batch["text"],
-    }
-
-
-def _sd3_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    return {**_transformer_inputs(batch), "pooled_projections": batch["pooled"]}
-
-
-def _flux_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    places = torch.zeros(batch["noisy"].shape[1], 3)
-    places[:, 1] = torch.arange(len(places))
-    return {
-        **_sd3_inputs(batch),
-        "timestep": batch["time"] / 1000,
-        "guidance": batch["time"] / 100,
-        "img_ids": places,
-        "txt_ids": torch.zeros(batch["text"].shape[1], 3),
-    }
-
-
-def _prior_inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    return {
-        "hidden_states": batch["noisy"],
-        "timestep": batch["time"],
-        "proj_embedding": batch["pooled"],
-        "encoder_hidden_states": batch["text"],
-    }
-
+_KEPT = torch.linspace(0.9999, 0.98, 1000).cumprod(0)
+_EPSILON = Diffusion(predicts="epsilon", alphas_cumprod=_KEPT)
+_FLOW = Diffusion(predicts="flow")
+_PLACES = torch.stack([torch.zeros(6), torch.arange(6.0), torch.zeros(6)], 1)
+_TEXT = {"encoder_hidden_states": (3, 12)}
 
 _UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -321,7 +274,8 @@ def _decision_batch(count: int, generator: torch.Generator) -> dict[str, torch.T
 def _decision_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
     mask = torch.ones_like(batch["timesteps"])
     out = model(**batch, attention_mask=mask, return_dict=True)
-    return _square(out.action_preds, batch["actions"])
+    losses: torch.Tensor = (out.action_preds - batch["actions"]).square().flatten(1).mean(1)
+    return losses
 
 
 FAMILIES: dict[str, Family] = {
@@ -334,8 +288,12 @@ FAMILIES: dict[str, Family] = {
     "flux": _denoiser(
         "FluxTransformer2DModel",
         (6, 8),
-        _flux_inputs,
-        {"text": (3, 12), "pooled": (10,)},
+        {**_TEXT, "pooled_projections": (10,), "guidance": ()},
+        Diffusion(
+            predicts="flow",
+            time_scale=1.0,
+            fixed={"img_ids": _PLACES, "txt_ids": torch.zeros(3, 3)},
+        ),
         patch_size=1,
         in_channels=8,
         num_layers=1,
@@ -384,8 +342,8 @@ FAMILIES: dict[str, Family] = {
     "prior": _denoiser(
         "PriorTransformer",
         (16,),
-        _prior_inputs,
-        {"text": (3, 16), "pooled": (16,)},
+        {"encoder_hidden_states": (3, 16), "proj_embedding": (16,)},
+        _EPSILON,
         num_attention_heads=2,
         attention_head_dim=8,
         num_layers=2,
@@ -397,8 +355,7 @@ FAMILIES: dict[str, Family] = {
     "sd3": _denoiser(
         "SD3Transformer2DModel",
         (4, 8, 8),
-        _sd3_inputs,
-        {"text": (3, 12), "pooled": (10,)},
+        {**_TEXT, "pooled_projections": (10,)},
         sample_size=8,
         patch_size=2,
         in_channels=4,
@@ -411,12 +368,12 @@ FAMILIES: dict[str, Family] = {
         out_channels=4,
         pos_embed_max_size=8,
     ),
-    "t5": Family(_t5, _t5_batch, _t5_losses, skip=("relative_attention_bias", "shared")),
+    "t5": Family(_t5, _t5_batch, sequence_loss, skip=("relative_attention_bias", "shared")),
     "unet2d": _denoiser(
         "UNet2DConditionModel",
         (4, 8, 8),
-        _unet_inputs,
-        {"text": (3, 12)},
+        _TEXT,
+        _EPSILON,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         **_UNET,
@@ -424,8 +381,8 @@ FAMILIES: dict[str, Family] = {
     "unet3d": _denoiser(
         "UNet3DConditionModel",
         (4, 3, 8, 8),
-        _unet_inputs,
-        {"text": (3, 12)},
+        _TEXT,
+        _EPSILON,
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
         up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
         **_UNET,
@@ -433,8 +390,8 @@ FAMILIES: dict[str, Family] = {
     "unet-motion": _denoiser(
         "UNetMotionModel",
         (4, 3, 8, 8),
-        _motion_inputs,
-        {"text": (3, 12)},
+        _TEXT,
+        _PerFrame(predicts="v", alphas_cumprod=_KEPT),
         down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
         up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
         motion_num_attention_heads=2,
@@ -444,8 +401,7 @@ FAMILIES: dict[str, Family] = {
     "wan": _denoiser(
         "WanTransformer3DModel",
         (4, 2, 8, 8),
-        _transformer_inputs,
-        {"text": (3, 12)},
+        _TEXT,
         patch_size=(1, 2, 2),
         num_attention_heads=2,
         attention_head_dim=12,

@@ -10,7 +10,7 @@ pytest.importorskip("onnx_ir", reason="needs the extra 'export'")
 import torch
 
 from locavore.client.training.adapted import AdaptedTwin
-from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.export.directions import public_directions
 from locavore.shared.errors import BadInputError
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from locavore.client.runtime import Generation, TextModel
-from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.export.build import BuildPlan, build_text_base
 from locavore.export.quantize import Precision
 from locavore.export.sources import Source, load_source

@@ -108,7 +108,7 @@ def test_a_bad_sample_spoils_its_own_gradient_only(bad: float) -> None:
     cohort, family = cohort_of("unet2d"), FAMILIES["unet2d"]
     theta, batch = some_theta(cohort), family.batch(3, drawn(7))
     clean = cohort.gradients(theta, batch)
-    batch["noisy"][1, 0, 0, 0] = bad
+    batch["noise"][1, 0, 0, 0] = bad
     spoiled = cohort.gradients(theta, batch)
     assert not spoiled.norms()[1].isfinite()
     assert distance(flat(spoiled)[[0, 2]], flat(clean)[[0, 2]]) <= 1e-6

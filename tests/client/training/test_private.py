@@ -13,7 +13,7 @@ import torch
 
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
-from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.client.training.private import PrivateTraining, train_private
 from locavore.shared.adapters import Adapter
 from locavore.shared.errors import AdapterError, BadInputError, TooLittleDataError, TrainingError

@@ -23,7 +23,7 @@ from locavore.client.training.adapted import AdaptedTwin, shared_chains
 from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.local import LocalTraining, train_locally
-from locavore.client.training.loss import per_record_loss, token_batch
+from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.client.training.optimizers import Optimizer
 from locavore.client.training.shared import (
     CohortTraining,
