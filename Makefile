@@ -39,6 +39,10 @@ imports: .venv/.dev  ## rooms import one way
 bench-env:  ## the benchmarks' peers, in an environment of their own
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --disable-pip-version-check onnxruntime-genai==0.18.0
+	$(PYTHON) -m venv .venv-bench/pfl
+	.venv-bench/pfl/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 \
+		'transformers>=5.23,<5.24' scipy packaging multiprocess dp-accounting==0.4.4 prv-accountant
+	.venv-bench/pfl/bin/pip install --quiet --disable-pip-version-check --no-deps pfl==0.6.0
 	mkdir -p .venv-bench/node
 	cd .venv-bench/node && npm i --ignore-scripts --no-fund --no-audit \
 		node-llama-cpp @node-llama-cpp/linux-x64

@@ -126,10 +126,15 @@ class Correlation:
         """
         column, weights, decays = _curve(self, who)
         if self.kind == "banded":
-            noise = fresh - column[1 : len(state) + 1] @ state[: len(column) - 1]
+            noise = fresh - _mixed(column[1 : len(state) + 1], state[: len(column) - 1])
             return noise, np.concatenate([noise[None], state])[: len(state)]
-        noise = fresh - weights @ state
+        noise = fresh - _mixed(weights, state)
         return noise, decays[:, None] * state + noise
+
+
+def _mixed(weights: Doubles, rows: Doubles) -> Doubles:
+    mixed: Doubles = np.einsum("i,ij->j", weights, rows)  # without BLAS, see noise.length
+    return mixed
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from .accounting import Relation, epsilon_of_charges
 from .clipping import AdaptiveClip
 from .ledger import Charge, Unit
 from .matrix import Correlation, Participation
-from .noise import Doubles, NoiseSource
+from .noise import Doubles, NoiseSource, length
 
 __all__ = ["PrivacyPlan", "RecordPlan", "Trust", "UserPlan"]
 
@@ -363,7 +363,7 @@ class UserPlan(PrivacyPlan):
         """A device's contribution ``(width,)``: its change ``(dim,)`` clipped, with what noise is
         the device's to add. A change that is not finite counts as nothing.
         """
-        norm = float(np.linalg.norm(change))
+        norm = length(change)
         clipped = np.nan_to_num(change, posinf=0.0, neginf=0.0) * self.clip_factors(norm, entry)
         whole = np.concatenate([clipped, self.votes([norm], entry)])
         if self.trust == "central":

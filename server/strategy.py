@@ -31,7 +31,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ..privacy.ledger import Ledger
-from ..privacy.noise import Doubles, NoiseSource, SecureNoise
+from ..privacy.noise import Doubles, NoiseSource, SecureNoise, length
 from ..privacy.plan import UserPlan
 from ..shared.adapters import Array
 from ..shared.errors import FederationError, WireError
@@ -222,7 +222,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
             refused=got.refused,
             silent=got.silent,
             applied=theta is not None,
-            change_norm=float(np.linalg.norm(self._theta.astype(np.float64) - before)),
+            change_norm=length(self._theta.astype(np.float64) - before),
             theta=self._theta,
         )
         return (None if theta is None else to_arrays(theta)), None

@@ -139,54 +139,59 @@ class Cohort:
         sizes = [slot.shape[0] * slot.shape[1] for slot in self.slots.values()]
         parts = torch.split(theta, sizes, 1)
         return {
-            name: part.reshape(-1, *slot.shape)
+            name: part.unflatten(1, slot.shape)  # type: ignore[no-untyped-call]
             for (name, slot), part in zip(self.slots.items(), parts, strict=True)
         }
 
     def gradients(
         self,
-        theta: torch.Tensor,
+        theta: torch.Tensor | Mapping[str, torch.Tensor],
         batch: Batch,
         *,
         per: Literal["sample", "owner"] = "sample",
-        present: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
         active: frozenset[str] | None = None,
     ) -> Gradients:
         """Gradients of each sample's own loss, or of the sum of an owner's losses.
 
         Args:
-            theta: ``(K, dim)`` float32.
+            theta: ``(K, dim)`` float32, or as :meth:`unpack` gives it.
             batch: ``K n`` samples, owner-major.
             per: what one row of the result is.
-            present: ``(K n,)`` bool; absent samples fill up owners with fewer and count nothing.
+            weights: ``(K n,)``, what each loss is multiplied by; at 0 a sample only fills up an
+                owner with fewer, and counts nothing even where it is not finite.
             active: slots whose gradients are wanted; all when not given. The others' are zero.
 
         Raises:
             BadInputError: the samples do not divide among the owners.
             TrainingError: an active site took no part in the loss.
         """
-        owners, samples = len(theta), batch_size(batch)
+        parts = self.unpack(theta) if isinstance(theta, torch.Tensor) else theta
+        owners, samples = len(next(iter(parts.values()))), batch_size(batch)
         if samples % owners:
             raise BadInputError(f"{samples} samples do not divide among {owners} owners")
         wanted = frozenset(self.slots) if active is None else active
         device = _device(self.model)
         batch = {name: value.to(device) for name, value in batch.items()}
-        theta = theta.to(device)
         values = {
-            name: value.detach().clone().requires_grad_(name in wanted)
-            for name, value in self.unpack(theta).items()
+            name: value.detach().to(device).requires_grad_(name in wanted)
+            for name, value in parts.items()
         }
         groups = samples if per == "sample" else owners
         work = Pass(values, samples, groups, self.layouts, wanted)
         with torch.enable_grad(), attached(self.model, self.chains, work):
             losses = self.objective(self.model, batch)
-            counted = losses if present is None else torch.where(present.to(device), losses, 0.0)
+            counted = losses if weights is None else _weighted(losses, weights.to(losses))
             if counted.requires_grad:
                 counted.sum().backward()  # type: ignore[no-untyped-call]
         _require_all(work)
         for name in self.slots.keys() - wanted:
             work.found[name] = values[name].new_zeros(groups, *self.slots[name].shape)
         return Gradients({name: work.found[name] for name in self.slots}, losses.detach())
+
+
+def _weighted(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return torch.where(weights > 0, losses, 0.0) * weights
 
 
 def batch_size(batch: Batch) -> int:

@@ -6,7 +6,7 @@ afterwards and no gradient per record is needed, and how private adapters are tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -112,8 +112,8 @@ def train_locally(
             for own, plan in zip(records, plans, strict=True)
         ]
         active = how.optimizer.active(cohort, step=step, round=round)
-        gradient = _mean_gradients(cohort, stepper.theta, rows, collate, active)
-        if finite and not torch.isfinite(gradient.sum()):
+        gradient = _mean_gradients(cohort, stepper.values, rows, collate, active)
+        if finite and not all(bool(torch.isfinite(part.sum())) for part in gradient.values()):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {step + 1} of {steps}; lower the "
                 f"learning rate ({how.optimizer.learning_rate:g})"
@@ -126,18 +126,18 @@ def train_locally(
 
 def _mean_gradients(
     cohort: Cohort,
-    theta: torch.Tensor,
+    values: Mapping[str, torch.Tensor],
     rows: Sequence[Sequence[Record]],
     collate: Callable[[Sequence[Record]], Batch],
     active: frozenset[str],
-) -> torch.Tensor:
-    """Gradient of each owner's mean loss, ``(K, dim)``; zero for owners without rows."""
+) -> Mapping[str, torch.Tensor]:
+    """Gradient of each owner's mean loss by slot; zero for owners without rows."""
     width = max(map(len, rows))
     filler = next(own[0] for own in rows if own)
     filled = [[*own, *[filler] * (width - len(own))] for own in rows]
-    present = torch.tensor([i < len(own) for own in rows for i in range(width)])
+    shares = [1 / len(own) if i < len(own) else 0.0 for own in rows for i in range(width)]
     batch = collate([record for own in filled for record in own])
-    found = cohort.gradients(theta, batch, per="owner", present=present, active=active)
-    shares = torch.tensor([[1 / max(1, len(own))] for own in rows])
-    total = torch.cat([part.flatten(1) for part in found.parts.values()], 1)
-    return total * shares.to(total)
+    found = cohort.gradients(
+        values, batch, per="owner", weights=torch.tensor(shares), active=active
+    )
+    return found.parts

@@ -8,6 +8,7 @@ leave it out of the chain). What is not learning gets no gradient and, in privat
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,22 +74,33 @@ class Stepper:
         self._torch = _torch_optimizer(self._parts, how)
 
     @property
+    def values(self) -> Mapping[str, torch.Tensor]:
+        """The parameters now, slot name to ``(K, m, n)``; they move with the next step."""
+        return self._parts
+
+    @property
     def theta(self) -> torch.Tensor:
         """The parameters now, ``(K, dim)``."""
         return torch.cat([part.flatten(1) for part in self._parts.values()], 1)
 
     def step(
-        self, gradient: torch.Tensor, *, active: frozenset[str], pace: torch.Tensor | None = None
+        self,
+        gradient: torch.Tensor | Mapping[str, torch.Tensor],
+        *,
+        active: frozenset[str],
+        pace: torch.Tensor | None = None,
     ) -> None:
         """Take one step.
 
         Args:
-            gradient: ``(K, dim)``.
+            gradient: ``(K, dim)``, or slot name to ``(K, m, n)``.
             active: slots that move; the others keep their state as well.
             pace: ``(K,)``, what each owner's learning rate is multiplied by; 0 stays.
         """
         before = {n: part.clone() for n, part in self._parts.items()} if pace is not None else {}
-        for name, grad in self._cohort.unpack(gradient).items():
+        if isinstance(gradient, torch.Tensor):
+            gradient = self._cohort.unpack(gradient)
+        for name, grad in gradient.items():
             part = self._parts[name]
             part.grad = grad.to(part) if name in active else None
         self._torch.step()

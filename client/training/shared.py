@@ -176,7 +176,7 @@ class CohortTraining(Generic[Record]):
         filled = [[*own, *[filler] * (width - len(own))] for own in rows]
         present = torch.tensor([i < len(own) for own in rows for i in range(width)])
         batch = self.collate([record for own in filled for record in own])
-        gradients = self.cohort.gradients(theta, batch, present=present, active=active)
+        gradients = self.cohort.gradients(theta, batch, weights=present, active=active)
         norms = gradients.norms().cpu()
         factors, votes = self._clip(norms.view(len(rows), -1).numpy(), entries, rows)
         bad = int((~torch.isfinite(norms) & present).sum())

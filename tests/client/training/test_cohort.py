@@ -94,7 +94,7 @@ def test_absent_samples_count_nothing(name: str) -> None:
     cohort, family = cohort_of(name), FAMILIES[name]
     theta, batch = some_theta(cohort, 2), family.batch(6, drawn(6))
     present = torch.tensor([True, True, True, True, False, False])
-    gradients = cohort.gradients(theta, batch, present=present)
+    gradients = cohort.gradients(theta, batch, weights=present)
     assert not gradients.norms()[~present].any()
     alone = cohort.gradients(theta[1:], take(batch, [3]))
     assert distance(flat(gradients)[3], flat(alone)[0]) <= 1e-5
