@@ -18,6 +18,7 @@ from ..shared.forms import SharedForm
 from .device import Device
 from .training.adapted import AdaptedTwin, shared_chains
 from .training.local import LocalTraining
+from .training.memory import samples_within
 from .training.objectives.language import token_batch
 from .training.shared import SharedTraining, private_training
 
@@ -25,6 +26,7 @@ __all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_trai
 
 MIN_RECORDS = 32  # with fewer, a record is sampled at a rate that hides nothing
 MAX_RECORD_TOKENS = 96
+_AT_ONCE = 8  # records in a pass where no memory budget is given
 
 
 @dataclass
@@ -39,6 +41,8 @@ class FederatedTextDevice:
         noise: per round, where sampling and noise come from; the default is a fresh
             cryptographic source.
         locally: how the device trains where a plan for users leaves that open.
+        memory_budget: bytes, or like ``600MB``, that a training pass may take beyond the model;
+            it decides how many records are in a pass, and changes no result.
         evaluate: called with the adapter's parameters after each round; its result stays here.
         ledger: to which every round's cost is written before it is trained.
     """
@@ -49,6 +53,7 @@ class FederatedTextDevice:
     plan: PrivacyPlan
     noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
     locally: LocalTraining | None = None
+    memory_budget: int | str | None = None
     evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
     ledger: Ledger | None = None
 
@@ -64,8 +69,9 @@ class FederatedTextDevice:
 
     def records(self) -> list[list[int]]:
         """Token ids of the records that may be federated, one a record, cut to the maximum."""
-        texts = self.device.training_texts(federate=True)
-        encoded = (self.device.model.encode(text)[:MAX_RECORD_TOKENS] for text in texts)
+        model, texts = self.device.model, self.device.training_texts(federate=True)
+        most = min(MAX_RECORD_TOKENS, model.max_tokens - len(model.start))
+        encoded = (model.encode(text)[:most] for text in texts)
         return [ids for ids in encoded if len(ids) > 1]
 
     def begin(self, round: int) -> list[list[int]]:
@@ -106,7 +112,12 @@ class FederatedTextDevice:
     def training(self) -> SharedTraining[list[int]]:
         """The private steps; the same for every device with this twin, form and plan."""
         return text_training(
-            self.twin, self.form, self.plan, self.device.model.start, locally=self.locally
+            self.twin,
+            self.form,
+            self.plan,
+            self.device.model.start,
+            locally=self.locally,
+            memory_budget=self.memory_budget,
         )
 
     def evaluate_shared(self, theta: Array, *, round: int) -> None:
@@ -121,12 +132,22 @@ def text_training(
     start: Sequence[int],
     *,
     locally: LocalTraining | None = None,
+    memory_budget: int | str | None = None,
 ) -> SharedTraining[list[int]]:
-    """Training of a shared form on token records; ``start`` stands in front of each."""
+    """Training of a shared form on token records; ``start`` stands in front of each.
+
+    Raises:
+        BadInputError: the memory budget does not hold one record.
+    """
+    cohort = twin.cohort(shared_chains(form))
+    longest = token_batch([list(range(1, MAX_RECORD_TOKENS + 1))], start)
     return private_training(
-        twin.cohort(shared_chains(form)),
+        cohort,
         plan,
         lambda rows: token_batch(rows, start),
+        at_once=_AT_ONCE
+        if memory_budget is None
+        else samples_within(cohort, longest, memory_budget),
         length=len,
         locally=locally,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...client.training.local import LocalTraining
+from ...client.training.memory import parse_bytes
 from ...client.training.private import PrivateTraining
 from ...privacy.plan import PrivacyPlan, RecordPlan
 from ...shared.errors import BadInputError
@@ -44,6 +45,7 @@ class SimulationConfig:
             slices on Ray workers, each of which holds the base.
         ray_address: of a running Ray cluster; a local one is started when not given.
         workers: of Ray; as many as processors here when not given.
+        memory_budget: bytes, or like ``600MB``, that a training pass may take beyond the base.
         seed: of cohort, sampling and noise. Seeded noise is for public data only.
     """
 
@@ -61,6 +63,7 @@ class SimulationConfig:
     engine: Literal["cohort", "ray"] = "cohort"
     ray_address: str | None = None
     workers: int | None = None
+    memory_budget: int | str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class SimulationConfig:
             problems.append(f"form must be 'core' or 'ffa', got {self.form!r}")
         if problems:
             raise BadInputError("; ".join(problems))
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from typing import Any
 from ...client.app import make_client_app
 from ...client.federated import FederatedTextDevice, text_training
 from ...client.training.adapted import AdaptedTwin
-from ...client.training.local import LocalTraining
 from ...client.training.shared import SharedTraining
 from ...privacy.ledger import Ledger
 from ...privacy.noise import NoiseSource, insecure_seeded_noise
@@ -129,7 +128,8 @@ def _engine(
         yield partial(_together, first.training, noise, on_update)
         return
     package, start = first.device.model.package, tuple(first.device.model.start)
-    build = partial(_build_training, package, first.form, first.plan, start, config.locally)
+    how = {"locally": config.locally, "memory_budget": config.memory_budget}
+    build = partial(_build_training, package, first.form, first.plan, start, how)
     workers = config.workers or os.cpu_count() or 1
     with RayEngine(build, noise, workers=workers, address=config.ray_address) as engine:
         yield partial(_counted, engine.train, on_update)
@@ -175,11 +175,11 @@ def _build_training(
     form: SharedForm,
     plan: PrivacyPlan,
     start: Sequence[int],
-    locally: LocalTraining,
+    how: Mapping[str, Any],
 ) -> SharedTraining[list[int]]:
     """In a Ray worker: the base, once, and the private steps on it."""
     twin = AdaptedTwin(open_twin(package, fast_dtype()), package.base_id)
-    return text_training(twin, form, plan, start, locally=locally)
+    return text_training(twin, form, plan, start, **how)
 
 
 def _federation_ledger(checkpoints: Path, plan: PrivacyPlan) -> Ledger:
@@ -211,6 +211,7 @@ def _device(
         plan=plan,
         noise=partial(_noise, config.seed, index),
         locally=config.locally,
+        memory_budget=config.memory_budget,
         evaluate=evaluate,
         ledger=person.ledger(plan.delta) if plan.private else None,
     )

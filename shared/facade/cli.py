@@ -197,6 +197,10 @@ def simulate(
         Optional[int],  # noqa: UP045
         typer.Option(help="Ray workers, each with the base in memory; one a processor."),
     ] = None,
+    memory_budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What a training pass may take beyond the base, such as 600MB."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
 ) -> None:
     """Simulate a private federation and compare what personalization gains.
@@ -257,6 +261,7 @@ def simulate(
         engine=engine,  # type: ignore[arg-type]  # checked by the config
         ray_address=ray_address,
         workers=workers,
+        memory_budget=memory_budget,
         seed=seed,
     )
     package = find_base(str(_build(base, precision, None, force=False)))

@@ -12,7 +12,12 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from locavore.client.device import Device
-from locavore.client.federated import MAX_RECORD_TOKENS, MIN_RECORDS, FederatedTextDevice
+from locavore.client.federated import (
+    MAX_RECORD_TOKENS,
+    MIN_RECORDS,
+    FederatedTextDevice,
+    text_training,
+)
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.local import LocalTraining
@@ -21,7 +26,7 @@ from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.adapters import Array
 from locavore.shared.contexts import Consent, UserDocument
-from locavore.shared.errors import AdapterError, PrivacyError, TooLittleDataError
+from locavore.shared.errors import AdapterError, BadInputError, PrivacyError, TooLittleDataError
 from locavore.shared.forms import Directions, SharedForm
 
 from ..plans import record_plan, user_plan
@@ -219,6 +224,38 @@ def test_evaluation_stays_on_the_device(
     device.evaluate = lambda _theta, round: seen.append(round)
     device.evaluate_shared(device.form.zero(), round=2)
     assert seen == [2]
+
+
+# --- memory and length ------------------------------------------------------------------------
+
+
+def test_a_memory_budget_changes_no_result(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = make(model, twin, directions, private_texts)
+    theta = device.form.zero()
+    found = [
+        replace(device, memory_budget=budget).train_shared(theta, round=1)
+        for budget in (None, "3MB", "1GB")
+    ]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-6)
+    sizes = [
+        text_training(twin, device.form, PLAN, (0,), memory_budget=budget).at_once  # type: ignore[attr-defined]
+        for budget in ("3MB", "1GB")
+    ]
+    assert 1 <= sizes[0] < 8 < sizes[1]
+    with pytest.raises(BadInputError, match="memory_budget 10kB is below what one sample needs"):
+        replace(device, memory_budget="10kB").train_shared(theta, round=1)
+
+
+def test_a_record_longer_than_the_context_is_cut(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = make(model, twin, directions, ["the wind is cold and the sea is grey " * 20])
+    assert len(device.records()[0]) == MAX_RECORD_TOKENS
+    monkeypatch.setattr(model, "max_tokens", 50)
+    assert len(device.records()[0]) + len(model.start) == 50
 
 
 # --- plans for users --------------------------------------------------------------------------

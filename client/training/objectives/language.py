@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from ....shared.errors import BadInputError
+
 __all__ = ["per_record_loss", "sequence_loss", "token_batch", "token_losses"]
 
 _CHUNK = 256  # positions whose logits (each as wide as the vocabulary) exist at once
@@ -58,7 +60,11 @@ def token_losses(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> t
         model: a causal language model with a frozen output head: a matrix, with or without a bias,
             whose logits may be scaled (Granite, Cohere) or softly capped (Gemma).
         batch: of :func:`token_batch`.
+
+    Raises:
+        BadInputError: a record is longer than the model's context.
     """
+    _require_context(model, batch["ids"])
     hidden = model.base_model(
         input_ids=batch["ids"], attention_mask=batch["mask"], use_cache=False
     ).last_hidden_state
@@ -86,6 +92,15 @@ def sequence_loss(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> 
     ).logits
     losses = cross_entropy(logits.float().mT, batch["answer"], reduction="none") * batch["target"]
     return losses.sum(1) / batch["target"].sum(1).clamp(min=1)
+
+
+def _require_context(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    longest = getattr(model.config, "max_position_embeddings", None) or ids.shape[-1]
+    if ids.shape[-1] > longest:
+        raise BadInputError(
+            f"a record of {ids.shape[-1]} tokens is longer than the context of "
+            f"{type(model).__name__}, {longest}; cut it"
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from locavore.client.training.objectives.language import (
     sequence_loss,
     token_batch,
 )
+from locavore.shared.errors import BadInputError
 
 RECORDS = [[70, 71, 300, 12], [90], [17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27], [301, 5]]
 
@@ -156,3 +157,9 @@ def test_a_head_that_does_more_is_followed(family: str, extra: dict[str, float])
     for loss, record in zip(found, records, strict=True):
         row = torch.tensor([record])
         assert loss.item() == pytest.approx(model(input_ids=row, labels=row).loss.item(), abs=1e-5)
+
+
+def test_a_record_longer_than_the_context_is_refused(twin: AdaptedTwin) -> None:
+    longest = twin.model.config.max_position_embeddings
+    with pytest.raises(BadInputError, match=f"of {longest + 1} tokens is longer than the context"):
+        per_record_loss(twin.model, token_batch([[7] * (longest + 1)]))
