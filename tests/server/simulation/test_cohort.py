@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from locavore.client.federated import FederatedTextDevice, text_training
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.shared import SharedTraining
+from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
+from locavore.privacy.plan import PrivacyPlan, UserPlan
 from locavore.server.app import FederationConfig, make_server_app
 from locavore.server.checkpoint import latest
 from locavore.server.simulation.cohort import TrainsTogether
@@ -36,7 +39,7 @@ from locavore.shared.forms import Directions, SharedForm
 from locavore.shared.packages import Package
 from locavore.shared.twin import open_twin
 
-from ...plans import record_plan
+from ...plans import record_plan, user_plan
 
 PLAN = record_plan(rounds=2, expected_batch=6, local_steps=2, clip=0.5)
 COUNTS = (40, 33, 48, 5)  # the last device has too little
@@ -82,13 +85,16 @@ def federate(
     cohort: int = len(COUNTS),
     **options: Any,
 ) -> tuple[Array, LocalGrid]:
+    plan = getattr(devices[0], "plan", PLAN)
     server = make_server_app(
         FederationConfig(
             base_id=form.base_id,
-            plan_digest=PLAN.digest,
+            plan_digest=plan.digest,
+            plan=plan if isinstance(plan, UserPlan) else None,
+            noise=partial(noise, 99),
             form="core-1",
-            dim=form.dim,
-            rounds=PLAN.rounds,
+            dim=plan.width(form.dim),
+            rounds=plan.rounds,
             cohort=cohort,
             min_replies=1,
             seed=3,
@@ -126,10 +132,15 @@ def in_process(training: SharedTraining[list[int]]) -> Any:
     return train
 
 
-@pytest.mark.parametrize("cohort", [2, 4])
+USERS = user_plan(rounds=2, clip=AdaptiveClip(initial=0.02, count_noise=4.0))
+BOTH = user_plan(rounds=2, clip=0.02, trust="local", within=PLAN)
+
+
+@pytest.mark.parametrize(("plan", "cohort"), [(PLAN, 2), (PLAN, 4), (USERS, 4), (BOTH, 4)])
 def test_a_cohort_is_the_federation_device_by_device(
-    cohort: int, devices: list[FederatedTextDevice], tmp_path: Path
+    plan: PrivacyPlan, cohort: int, devices: list[FederatedTextDevice], tmp_path: Path
 ) -> None:
+    devices = [replace(device, plan=plan) for device in devices]
     alone, seen_alone = one_by_one(devices, tmp_path / "alone", cohort=cohort)
     paid = charges(devices)
     for device in devices:
