@@ -60,7 +60,8 @@ class FederatedDevice(Protocol):
             round: number of the round, from 1.
 
         Returns:
-            The update ``(dim,)`` float32, already clipped and noised.
+            The update ``(dim,)`` float32, clipped, and noised as far as the plan leaves that to
+            the device.
         """
         ...
 

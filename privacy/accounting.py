@@ -25,8 +25,9 @@ __all__ = [
 Relation = Literal["add-or-remove-one", "replace-one", "zero-out"]
 """Which data sets count as neighbours.
 
-``zero-out`` replaces a record by one whose gradient is zero. Under Poisson sampling with a public
-divisor that record then adds to a sum what an absent one does, so both cost the same.
+``zero-out`` replaces a record by one that contributes nothing: a zero gradient, and no vote on the
+clipping norm. Under Poisson sampling with a public divisor it then adds to a sum what an absent one
+does, so both cost the same.
 """
 
 Accountant = Literal["pld", "rdp", "opacus-prv", "opacus-rdp"]

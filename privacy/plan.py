@@ -32,8 +32,9 @@ Trust = Literal["local", "secure-aggregation", "central"]
 """Who must be trusted for a claim.
 
 ``local``: nobody; what leaves the device is noised already. ``secure-aggregation``: that the
-server sees only the sum, in which every device's share of the noise is. ``central``: the server,
-which adds the noise.
+server sees only the sum, in which every device's share of the noise is; the shares are made here,
+but this version's own server does not hide the single updates, so that outside of a simulation
+something else has to. ``central``: the server, which adds the noise.
 """
 
 
