@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["CONFIG", "WEIGHTS", "cast_weights", "fast_dtype", "open_twin"]
+__all__ = ["CONFIG", "WEIGHTS", "cast_weights", "fast_dtype", "fast_twin", "open_twin"]
 
 CONFIG = "config.json"
 WEIGHTS = "weights.json"
@@ -54,6 +54,20 @@ def open_twin(package: Package, dtype: torch.dtype | None = None) -> PreTrainedM
         raise PackageError(f"package {package.base_id!r} lacks {', '.join(missing[:3])}")
     model.requires_grad_(False).eval()
     return model if dtype is None else cast_weights(model, dtype)
+
+
+def fast_twin(package: Package) -> PreTrainedModel:
+    """The twin where this machine trains fastest: on its GPU in bfloat16, or on the processor.
+
+    Raises:
+        MissingExtraError, PackageError: as :func:`open_twin`.
+    """
+    model = open_twin(package)
+    import torch
+
+    if torch.cuda.is_available():
+        return cast_weights(model, torch.bfloat16).to("cuda")
+    return cast_weights(model, fast_dtype())
 
 
 def fast_dtype() -> torch.dtype:

@@ -78,8 +78,9 @@ def check_training(
 
 def _twin_logits(twin: AdaptedTwin, adapter: Adapter | None, text: Sequence[int]) -> Array:
     with torch.no_grad(), twin.adapted(*([adapter] if adapter else [])):
-        out = twin.model(input_ids=torch.tensor([list(text)]), use_cache=False)
-    logits: Array = out.logits[0].float().numpy()
+        ids = torch.tensor([list(text)], device=twin.model.device)
+        out = twin.model(input_ids=ids, use_cache=False)
+    logits: Array = out.logits[0].float().cpu().numpy()
     return logits
 
 

@@ -95,11 +95,16 @@ class Cohort:
         self.layouts = known if set(chains) <= set(known) else self._probe(probe)
 
     def _probe(self, probe: Batch) -> Mapping[str, Layout]:
-        device = _device(self.model)
+        device = self.device
         zeros = {n: torch.zeros(1, *s.shape, device=device) for n, s in self.slots.items()}
         public = {name: value.to(device) for name, value in probe.items()}
         with attached(self.model, self.chains, Pass(zeros)):
             return probe_layouts(self.model, self.chains, self.objective, public)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; batches and parameters are brought there."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @property
     def dim(self) -> int:
@@ -171,7 +176,7 @@ class Cohort:
         if samples % owners:
             raise BadInputError(f"{samples} samples do not divide among {owners} owners")
         wanted = frozenset(self.slots) if active is None else active
-        device = _device(self.model)
+        device = self.device
         batch = {name: value.to(device) for name, value in batch.items()}
         values = {
             name: value.detach().to(device).requires_grad_(name in wanted)
@@ -229,7 +234,3 @@ def _require_all(work: Pass) -> None:
             f"{missing[0]!r} (and {len(missing) - 1} more) took no part in the loss: the model "
             "bypasses that layer, or a checkpointed block gets no input that needs a gradient"
         )
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -71,8 +71,9 @@ def _held(cohort: Cohort, batch: Batch) -> int:
             held[storage.data_ptr()] = storage.nbytes()
         return value
 
-    theta = cohort.start(1, torch.Generator().manual_seed(0))
+    theta = cohort.start(1, torch.Generator().manual_seed(0)).to(cohort.device)
     values = {n: v.clone().requires_grad_() for n, v in cohort.unpack(theta).items()}
+    batch = {name: value.to(cohort.device) for name, value in batch.items()}
     samples = len(next(iter(batch.values())))
     work = Pass(values, samples, samples, cohort.layouts, frozenset(cohort.slots))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value)

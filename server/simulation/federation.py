@@ -21,7 +21,7 @@ from ...shared.adapters import Array
 from ...shared.errors import FederationError
 from ...shared.forms import SharedForm
 from ...shared.packages import Package
-from ...shared.twin import fast_dtype, open_twin
+from ...shared.twin import fast_twin
 from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
 from .cohort import TrainRound, TrainsTogether
@@ -178,7 +178,7 @@ def _build_training(
     how: Mapping[str, Any],
 ) -> SharedTraining[list[int]]:
     """In a Ray worker: the base, once, and the private steps on it."""
-    twin = AdaptedTwin(open_twin(package, fast_dtype()), package.base_id)
+    twin = AdaptedTwin(fast_twin(package), package.base_id)
     return text_training(twin, form, plan, start, **how)
 
 

@@ -30,7 +30,7 @@ from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
 from ...shared.packages import Package
-from ...shared.twin import fast_dtype, open_twin
+from ...shared.twin import fast_twin
 from .authorship import AuthorshipScorer
 from .config import REFERENCE, SimulationConfig
 from .corpus import Corpus
@@ -120,7 +120,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._timed("loading"):
             model = TextModel(self.package)
-            twin = AdaptedTwin(open_twin(self.package, fast_dtype()), self.package.base_id)
+            twin = AdaptedTwin(fast_twin(self.package), self.package.base_id)
             directions = Directions.load(self.package.path(DIRECTIONS))
             people = [
                 SimulatedPerson.of(p, model, self.config, self.folder / "devices" / p.name)

@@ -19,7 +19,7 @@ import torch
 from locavore.client.runtime import TextModel
 from locavore.shared.errors import PackageError
 from locavore.shared.packages import Package, open_package, sign_package
-from locavore.shared.twin import cast_weights, fast_dtype, open_twin
+from locavore.shared.twin import cast_weights, fast_dtype, fast_twin, open_twin
 
 if TYPE_CHECKING:
     from locavore.export.quantize import Precision
@@ -55,6 +55,13 @@ def test_casting_leaves_buffers_alone(package: Package) -> None:
     assert {b.dtype for b in twin.buffers()} == {torch.float32}
     assert open_twin(package, torch.bfloat16).dtype == torch.bfloat16
     assert fast_dtype() in (torch.bfloat16, torch.float32)
+
+
+def test_the_fast_twin_is_on_the_gpu_where_there_is_one(package: Package) -> None:
+    twin = fast_twin(package)
+    gpu = torch.cuda.is_available()
+    assert twin.device.type == ("cuda" if gpu else "cpu")
+    assert twin.dtype == (torch.bfloat16 if gpu else fast_dtype())
 
 
 @pytest.mark.parametrize("change", ["lacks", "unknown"])

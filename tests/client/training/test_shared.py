@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -393,6 +394,16 @@ def test_a_round_lowers_the_loss(
             return per_record_loss(twin.model, token_batch(records, (0,))).mean().item()
 
     assert loss(delta) < loss(work.form.zero()) - 0.02
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_round_on_a_gpu_is_the_round_on_the_processor(
+    twin: AdaptedTwin, directions: Directions
+) -> None:
+    here = training(twin, directions, plan=ADAPTIVE).round(np.zeros(225, np.float32))
+    moved = AdaptedTwin(copy.deepcopy(twin.model).to("cuda"), twin.base_id)
+    there = training(moved, directions, plan=ADAPTIVE).round(np.zeros(225, np.float32))
+    assert np.abs(there - here).max() <= 1e-3 * np.abs(here).max()
 
 
 # --- norms that adapt ------------------------------------------------------------------------
