@@ -16,6 +16,7 @@ import torch
 from ...shared.errors import BadInputError, TooLittleDataError, TrainingError
 from .cohort import Batch, Cohort
 from .optimizers import Optimizer, Stepper
+from .passes import filled_up, passes
 
 __all__ = ["LocalTraining", "train_locally"]
 
@@ -88,6 +89,7 @@ def train_locally(
     round: int = 1,
     progress: Callable[[float], None] = lambda _: None,
     finite: bool = True,
+    at_once: int | None = None,
 ) -> torch.Tensor:
     """Train every owner from its row of ``theta (K, dim)``; returns the new ``theta``.
 
@@ -96,6 +98,7 @@ def train_locally(
     Args:
         finite: whether a gradient that is not finite is an error. Otherwise the owner's row
             becomes NaN, for callers to whom the error would tell of the owner's records.
+        at_once: samples per forward pass at most; all of a step's when not given.
 
     Raises:
         TooLittleDataError: an owner has no records.
@@ -112,7 +115,7 @@ def train_locally(
             for own, plan in zip(records, plans, strict=True)
         ]
         active = how.optimizer.active(cohort, step=step, round=round)
-        gradient = _mean_gradients(cohort, stepper.values, rows, collate, active)
+        gradient = _mean_gradients(cohort, stepper.values, rows, collate, active, at_once)
         if finite and not all(bool(torch.isfinite(part.sum())) for part in gradient.values()):
             raise TrainingError(
                 f"a loss or gradient is not finite at step {step + 1} of {steps}; lower the "
@@ -130,14 +133,38 @@ def _mean_gradients(
     rows: Sequence[Sequence[Record]],
     collate: Callable[[Sequence[Record]], Batch],
     active: frozenset[str],
+    at_once: int | None,
 ) -> Mapping[str, torch.Tensor]:
     """Gradient of each owner's mean loss by slot; zero for owners without rows."""
-    width = max(map(len, rows))
-    filler = next(own[0] for own in rows if own)
-    filled = [[*own, *[filler] * (width - len(own))] for own in rows]
-    shares = [1 / len(own) if i < len(own) else 0.0 for own in rows for i in range(width)]
-    batch = collate([record for own in filled for record in own])
-    found = cohort.gradients(
-        values, batch, per="owner", weights=torch.tensor(shares), active=active
-    )
+    counts = [len(own) for own in rows]
+    if at_once is None or max(counts) * len(counts) <= at_once:
+        return _pass(cohort, values, rows, counts, collate, active)
+    total = {name: torch.zeros_like(value) for name, value in values.items()}
+    for owners, parts in passes(counts, at_once):
+        found = _pass(
+            cohort,
+            {name: value[owners] for name, value in values.items()},
+            [rows[k][part] for k, part in zip(owners, parts, strict=True)],
+            [counts[k] for k in owners],
+            collate,
+            active,
+        )
+        for name, part in found.items():
+            total[name][owners] += part.to(total[name])
+    return total
+
+
+def _pass(
+    cohort: Cohort,
+    values: Mapping[str, torch.Tensor],
+    rows: Sequence[Sequence[Record]],
+    counts: Sequence[int],
+    collate: Callable[[Sequence[Record]], Batch],
+    active: frozenset[str],
+) -> Mapping[str, torch.Tensor]:
+    """What these rows add to the gradients of means over ``counts`` rows."""
+    records, present = filled_up(rows)
+    shares = torch.tensor([1 / max(1, count) for count in counts])
+    weights = shares.repeat_interleave(len(records) // len(rows)) * present
+    found = cohort.gradients(values, collate(records), per="owner", weights=weights, active=active)
     return found.parts

@@ -11,7 +11,7 @@ Where the clipping norm adapts, the last entry of the shared vector stands for i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from ...shared.errors import AdapterError, BadInputError, PrivacyError, Training
 from .cohort import Batch, Cohort
 from .local import LocalTraining, train_locally
 from .optimizers import Optimizer, Stepper
+from .passes import filled_up, passes
 
 __all__ = ["CohortTraining", "SharedTraining", "UserTraining", "private_training"]
 
@@ -154,7 +155,7 @@ class CohortTraining(Generic[Record]):
         dropped = 0
         sampled = sum(map(len, chosen))
         passed = 0
-        for owners, parts in _passes([len(own) for own in chosen], self.at_once):
+        for owners, parts in passes([len(own) for own in chosen], self.at_once):
             told(passed / sampled)
             rows = [chosen[k][part] for k, part in zip(owners, parts, strict=True)]
             found, bad = self._pass(theta[owners], entries[owners], rows, active)
@@ -171,11 +172,8 @@ class CohortTraining(Generic[Record]):
         rows: Sequence[Sequence[Record]],
         active: frozenset[str],
     ) -> tuple[torch.Tensor, int]:
-        width = max(map(len, rows))
-        filler = next(own[0] for own in rows if own)
-        filled = [[*own, *[filler] * (width - len(own))] for own in rows]
-        present = torch.tensor([i < len(own) for own in rows for i in range(width)])
-        batch = self.collate([record for own in filled for record in own])
+        records, present = filled_up(rows)
+        batch = self.collate(records)
         gradients = self.cohort.gradients(theta, batch, weights=present, active=active)
         norms = gradients.norms().cpu()
         factors, votes = self._clip(norms.view(len(rows), -1).numpy(), entries, rows)
@@ -278,7 +276,15 @@ def private_training(
 
     def freely(theta: torch.Tensor, records: Any, _: Any, number: int, progress: Any) -> Array:
         after = train_locally(
-            cohort, theta, records, how, collate, round=number, progress=progress, finite=False
+            cohort,
+            theta,
+            records,
+            how,
+            collate,
+            round=number,
+            progress=progress,
+            finite=False,
+            at_once=at_once,
         )
         change: Array = (after - theta).numpy()
         return change
@@ -300,13 +306,3 @@ def _split(theta: Array, dim: int, plan: PrivacyPlan, owners: int) -> tuple[torc
         )
     begin = torch.from_numpy(rows[:, :dim]).expand(owners, -1)
     return begin, np.broadcast_to(rows[:, dim:], (owners, rows.shape[1] - dim)).astype(np.float64)
-
-
-def _passes(counts: Sequence[int], at_once: int) -> Iterator[tuple[list[int], list[slice]]]:
-    """Owners with records left, and the next few of each, until there are none."""
-    done = [0] * len(counts)
-    while owners := [k for k, count in enumerate(counts) if done[k] < count][:at_once]:
-        width = max(1, at_once // len(owners))
-        yield owners, [slice(done[k], done[k] + width) for k in owners]
-        for k in owners:
-            done[k] += width

@@ -26,10 +26,10 @@ from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.local import LocalTraining, train_locally
 from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.client.training.optimizers import Optimizer
+from locavore.client.training.passes import passes
 from locavore.client.training.shared import (
     CohortTraining,
     SharedTraining,
-    _passes,
     private_training,
 )
 from locavore.privacy.clipping import AdaptiveClip
@@ -293,7 +293,7 @@ def test_passes_cover_every_record_once_and_keep_to_the_limit(
     counts: list[int], at_once: int
 ) -> None:
     seen = [list[int]() for _ in counts]
-    for owners, parts in _passes(counts, at_once):
+    for owners, parts in passes(counts, at_once):
         assert sum(part.stop - part.start for part in parts) <= at_once
         for k, part in zip(owners, parts, strict=True):
             rows = range(counts[k])[part]
@@ -488,6 +488,26 @@ def test_a_users_whole_change_is_clipped(
         factor = min(1.0, clip / float(np.linalg.norm(change)))
         np.testing.assert_allclose(row, change * factor, atol=1e-6)
         assert np.linalg.norm(row) <= clip * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_users_train_in_passes_that_fit(
+    at_once: int, twin: AdaptedTwin, directions: Directions
+) -> None:
+    form = SharedForm("core", twin.base_id, directions)
+    owners = [RECORDS, RECORDS[:1], RECORDS[1:]]
+
+    def change(limit: int) -> Array:
+        steps: SharedTraining[list[int]] = private_training(
+            twin.cohort(shared_chains(form)),
+            user_plan(clip=1e3),
+            lambda rows: token_batch(rows, (0,)),
+            at_once=limit,
+            locally=LocalTraining(epochs=2, batch=3, optimizer=Optimizer(learning_rate=0.02)),
+        )
+        return steps.round(some_theta(form), owners, [Everyone()] * 3)
+
+    np.testing.assert_allclose(change(at_once), change(100), atol=1e-6)
 
 
 def test_a_users_change_tells_whether_it_was_below_the_norm(
