@@ -20,6 +20,9 @@ from .optimizers import Optimizer
 __all__ = ["PrivateTraining", "train_private"]
 
 
+_AT_ONCE = 8  # records in a pass: half the memory of a step's 16, and a tenth faster
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivateTraining:
     """How the private adapter is trained.
@@ -91,6 +94,7 @@ def train_private(
             how.local,
             lambda rows: token_batch(rows, start),
             progress=progress,
+            at_once=_AT_ONCE,
         )
     ups = {site: up[0].numpy() for site, up in cohort.unpack(theta).items()}
     return Adapter(twin.base_id, {site: (downs[site], ups[site]) for site in downs})
