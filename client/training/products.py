@@ -51,8 +51,9 @@ class RowProduct(torch.autograd.Function):
         rows: Rows = ctx.rows
         left, right = (rows.split(t, rows.groups).float() for t in (u, grads[0]))
         ctx.sink(left.transpose(1, 2) @ right)
-        passed = row_product(grads[0], weight.transpose(1, 2), rows)
-        return (passed if ctx.needs_input_grad[0] else None), None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return row_product(grads[0], weight.transpose(1, 2), rows), None, None, None
 
 
 class LookupProduct(torch.autograd.Function):

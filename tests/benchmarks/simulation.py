@@ -78,7 +78,8 @@ class World:
     def samples(self, user: int) -> list[dict[str, torch.Tensor]]:
         """A user's samples, one by one."""
         whole = samples(self.name, self.model, user, self.sizes.samples)
-        return [{n: v[i] for n, v in whole.items()} for i in range(self.sizes.samples)]
+        rows = zip(*(value.unbind() for value in whole.values()), strict=True)
+        return [dict(zip(whole, row, strict=True)) for row in rows]
 
     def train_alone(self, theta: Array, samples: Sequence[dict[str, torch.Tensor]]) -> Array:
         """What anybody would write: hooks, autograd and torch's SGD, one user at a time."""
