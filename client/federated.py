@@ -20,13 +20,13 @@ from .training.adapted import AdaptedTwin, shared_chains
 from .training.local import LocalTraining
 from .training.memory import samples_within
 from .training.objectives.language import token_batch
+from .training.passes import AT_ONCE
 from .training.shared import SharedTraining, private_training
 
 __all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_training"]
 
 MIN_RECORDS = 32  # with fewer, a record is sampled at a rate that hides nothing
 MAX_RECORD_TOKENS = 96
-_AT_ONCE = 8  # records in a pass where no memory budget is given
 
 
 @dataclass
@@ -140,14 +140,15 @@ def text_training(
         BadInputError: the memory budget does not hold one record.
     """
     cohort = twin.cohort(shared_chains(form))
-    longest = token_batch([list(range(1, MAX_RECORD_TOKENS + 1))], start)
+    at_once = AT_ONCE
+    if memory_budget is not None:
+        longest = token_batch([list(range(1, MAX_RECORD_TOKENS + 1))], start)
+        at_once = samples_within(cohort, longest, memory_budget)
     return private_training(
         cohort,
         plan,
         lambda rows: token_batch(rows, start),
-        at_once=_AT_ONCE
-        if memory_budget is None
-        else samples_within(cohort, longest, memory_budget),
+        at_once=at_once,
         length=len,
         locally=locally,
     )

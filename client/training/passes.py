@@ -7,7 +7,9 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["filled_up", "passes"]
+__all__ = ["AT_ONCE", "filled_up", "passes"]
+
+AT_ONCE = 8  # records in a pass where no memory budget says otherwise
 
 Record = TypeVar("Record")
 

@@ -25,7 +25,7 @@ from ...shared.errors import AdapterError, BadInputError, PrivacyError, Training
 from .cohort import Batch, Cohort
 from .local import LocalTraining, train_locally
 from .optimizers import Optimizer, Stepper
-from .passes import filled_up, passes
+from .passes import AT_ONCE, filled_up, passes
 
 __all__ = ["CohortTraining", "SharedTraining", "UserTraining", "private_training"]
 
@@ -78,7 +78,7 @@ class CohortTraining(Generic[Record]):
     cohort: Cohort
     plan: RecordPlan
     collate: Callable[[Sequence[Record]], Batch]
-    at_once: int = 8
+    at_once: int = AT_ONCE
     length: Callable[[Record], int] = lambda _: 0
     optimizer: Optimizer | None = None
 
@@ -240,7 +240,7 @@ def private_training(
     plan: PrivacyPlan,
     collate: Callable[[Sequence[Record]], Batch],
     *,
-    at_once: int = 8,
+    at_once: int = AT_ONCE,
     length: Callable[[Record], int] = lambda _: 0,
     optimizer: Optimizer | None = None,
     locally: LocalTraining | None = None,

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from ....shared.errors import BadInputError
+from ..cohort import Batch
 from .pairs import side_by_side
 
 __all__ = ["Diffusion", "DiffusionDPO", "PriorPreservation", "TextConditioned", "drawn"]
 
-Batch = Mapping[str, torch.Tensor]
 _OWN = ("clean", "noise", "time", "reference")  # the others are the model's
 
 
@@ -33,11 +33,11 @@ def drawn(clean: torch.Tensor, generator: torch.Generator, *, pairs: bool = Fals
         pairs: whether a sample is a pair, whose two get the same time and noise.
 
     Returns:
-        ``clean``, ``noise`` like it, and ``time (B,)`` or ``(B, 2)``, uniform in (0, 1).
+        ``clean``, ``noise`` like it, and ``time (B,)`` or ``(B, 2)``, uniform in [0, 1).
     """
     shape = (len(clean), *clean.shape[2:]) if pairs else clean.shape
     noise = torch.randn(shape, generator=generator)
-    time = (torch.rand(len(clean), generator=generator, dtype=torch.float64) * (1 - 1e-9)).float()
+    time = torch.rand(len(clean), generator=generator)
     if pairs:
         noise, time = (x[:, None].expand(-1, 2, *x.shape[1:]) for x in (noise, time))
     return {"clean": clean, "noise": noise.to(clean), "time": time}

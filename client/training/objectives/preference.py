@@ -8,7 +8,7 @@ core needs made-up references: with the true ones every sample's loss is the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,11 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from ....shared.errors import BadInputError
+from ..cohort import Batch
 from .language import token_batch, token_losses
 from .pairs import in_pairs, side_by_side
 
 __all__ = ["DPO", "KTO", "likelihoods", "preference_batch"]
-
-Batch = Mapping[str, torch.Tensor]
 
 
 def preference_batch(
