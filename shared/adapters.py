@@ -7,17 +7,19 @@ Source: Hu et al., "LoRA", arXiv:2106.09685, §4.1.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save, save_file
 
 from .errors import AdapterError
 
@@ -73,6 +75,28 @@ class Adapter:
     def nbytes(self) -> int:
         """Size of the factors in bytes."""
         return sum(a.nbytes + b.nbytes for a, b in self.factors.values())
+
+    def to_bytes(self) -> bytes:
+        """Base and factors in one piece of safetensors; equal adapters give equal bytes."""
+        tensors = {}
+        for site, (a, b) in self.factors.items():
+            tensors[f"{site}.A"] = np.ascontiguousarray(a)
+            tensors[f"{site}.B"] = np.ascontiguousarray(b)
+        return save(tensors, metadata={"base_id": self.base_id})
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Adapter:
+        """Read what :meth:`to_bytes` wrote."""
+        length = int.from_bytes(raw[:8], "little")
+        base_id = json.loads(raw[8 : 8 + length])["__metadata__"]["base_id"]
+        tensors = load(raw)
+        sites = sorted({name.rsplit(".", 1)[0] for name in tensors})
+        return cls(base_id, {s: (tensors[f"{s}.A"], tensors[f"{s}.B"]) for s in sites})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of :meth:`to_bytes`: names these very weights."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def require_base(self, base_id: str) -> None:
         """Refuse to be used with another base.

@@ -18,15 +18,18 @@ __all__ = [
     "Consent",
     "Context",
     "Instruction",
+    "Modality",
     "PersonalFaceBody",
     "PersonalizedSubject",
     "Provenance",
+    "Use",
     "UserBehavior",
     "UserDocument",
     "UserProfile",
 ]
 
 Use = Literal["retrieve", "train", "federate"]
+Modality = Literal["text", "image", "video", "audio", "3d"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +76,26 @@ class _Record:
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
     consent: Consent = field(default_factory=Consent)
     provenance: Provenance = field(default_factory=Provenance)
+    expires: datetime | None = None  # from then on it is forgotten
 
     def __post_init__(self) -> None:
         if not self.id:
             raise BadInputError("a record's id must not be empty")
-        if self.time.tzinfo is None:
-            raise BadInputError(
-                f"a record's time must carry a time zone, got {self.time!r}; use datetime.now(UTC)"
-            )
+        for name, time in (("time", self.time), ("expires", self.expires)):
+            if time is not None and time.tzinfo is None:
+                raise BadInputError(
+                    f"a record's {name} must carry a time zone, got {time!r}; use datetime.now(UTC)"
+                )
 
     @property
     def text(self) -> str:
         """The record as text: what retrieval indexes and a language model can train on."""
         raise NotImplementedError
+
+    @property
+    def modality(self) -> Modality:
+        """What the record's content is."""
+        return "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +153,11 @@ class PersonalFaceBody(_Record):
     caption: str = ""
 
     @property
+    def modality(self) -> Modality:
+        """What the media are, by their type."""
+        return _modality(self.media_type)
+
+    @property
     def text(self) -> str:
         """The caption."""
         return self.caption
@@ -158,9 +173,25 @@ class PersonalizedSubject(_Record):
     caption: str = ""
 
     @property
+    def modality(self) -> Modality:
+        """What the media are, by their type."""
+        return _modality(self.media_type)
+
+    @property
     def text(self) -> str:
         """The name and, when there is one, the caption."""
         return f"{self.name}: {self.caption}" if self.caption else self.name
+
+
+def _modality(media_type: str) -> Modality:
+    major = media_type.split("/")[0]
+    known: dict[str, Modality] = {
+        "image": "image",
+        "video": "video",
+        "audio": "audio",
+        "model": "3d",
+    }
+    return known.get(major, "text")
 
 
 Context = UserProfile | UserDocument | UserBehavior | PersonalFaceBody | PersonalizedSubject

@@ -14,6 +14,10 @@ LocavoreError
 ├── PrivacyError             a privacy rule would be broken
 │   └── WireError            something not on the allow-list was about to leave
 ├── FederationError          a federation cannot start, go on or resume
+├── VaultError               the store of a person's records cannot be used
+│   ├── UnlockError          wrong passphrase or key, or a changed header
+│   ├── VaultBusyError       another process writes to it
+│   └── TamperError          something in it is not what was written
 └── MissingExtraError        an optional part is not installed
 """
 
@@ -30,8 +34,12 @@ __all__ = [
     "PackageError",
     "PackageNotFoundError",
     "PrivacyError",
+    "TamperError",
     "TooLittleDataError",
     "TrainingError",
+    "UnlockError",
+    "VaultBusyError",
+    "VaultError",
     "WireError",
 ]
 
@@ -104,6 +112,24 @@ class FederationError(LocavoreError):
     """A federation cannot start, go on or resume."""
 
     exit_code = 7
+
+
+class VaultError(LocavoreError):
+    """The store of a person's records cannot be used."""
+
+    exit_code = 9
+
+
+class UnlockError(VaultError):
+    """Wrong passphrase or key, or the vault's header was changed."""
+
+
+class VaultBusyError(VaultError):
+    """Another process writes to the vault."""
+
+
+class TamperError(VaultError):
+    """Something in the vault is not what was written."""
 
 
 class MissingExtraError(LocavoreError, ImportError):
