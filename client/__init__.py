@@ -7,32 +7,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .device import Content, Device, Trace
+    from .device import Content, Device, Explanation, Trace
     from .embedding import ModelEmbedder
     from .prompt import Prompt
-    from .retrieval import Embedder, Hit, Retriever
+    from .retrieval import Embedder, Hit, Retriever, Where
     from .runtime import Completion, Generation, TextModel
     from .sampling import Sampling
-    from .store import ContextStore, MemoryStore
+    from .user_model import Guidance, UserModel
+    from .vault.certificate import Certificate
+    from .vault.vault import Vault
 
 __all__ = [
+    "Certificate",
     "Completion",
     "Content",
-    "ContextStore",
     "Device",
     "Embedder",
+    "Explanation",
     "Generation",
+    "Guidance",
     "Hit",
-    "MemoryStore",
     "ModelEmbedder",
     "Prompt",
     "Retriever",
     "Sampling",
     "TextModel",
     "Trace",
+    "UserModel",
+    "Vault",
+    "Where",
 ]
 
-_MODULES = ("device", "embedding", "prompt", "retrieval", "runtime", "sampling", "store")
+_MODULES = (
+    "device",
+    "embedding",
+    "prompt",
+    "retrieval",
+    "runtime",
+    "sampling",
+    "user_model",
+    "vault.certificate",
+    "vault.vault",
+)
 
 
 def __getattr__(name: str) -> Any:

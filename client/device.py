@@ -1,30 +1,47 @@
-"""The device: one person's records, one base, and the adapters that make it personal."""
+"""The device: one person's vault, one base, and the adapters that make it personal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..shared.adapters import Adapter
-from ..shared.contexts import Context, Instruction
-from ..shared.errors import BadInputError
+from ..shared.contexts import Consent, Context, Instruction, Use
+from ..shared.errors import AdapterError, BadInputError
 from .prompt import Prompt, build_prompt
-from .retrieval import Embedder, Hit, Retriever
+from .retrieval import Embedder, Hit, Retriever, Where, reweighted
 from .runtime import Completion, Generation, TextModel
-from .store import ContextStore, MemoryStore
+from .user_model import Guidance, UserModel
+from .vault.archive import export_vault
+from .vault.certificate import Certificate, Left
+from .vault.keys import Key, Keyring, Passphrase, Unlock
+from .vault.lineage import PrivateTrainer, Slice
+from .vault.vault import Vault
 
-__all__ = ["Content", "Device", "Trace"]
+__all__ = ["Content", "Device", "Explanation", "Trace", "unlocking"]
 
 _PROMPT_SHARE = 0.75  # of the base's context that a prompt may fill at most
+_ADAPTERS = ("shared", "private")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What went into a generated text: records, adapters, and the size of the prompt."""
+    """What went into a generated text.
+
+    Args:
+        hits: passages that stood in the prompt.
+        adapters: names of the adapters that were live.
+        prompt_tokens: size of the prompt.
+        digests: of the live adapters' weights.
+        reason: why the text was personalised, or why not.
+    """
 
     hits: tuple[Hit, ...]
     adapters: tuple[str, ...]
     prompt_tokens: int
+    digests: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def record_ids(self) -> tuple[str, ...]:
@@ -41,57 +58,277 @@ class Content:
     trace: Trace
 
 
-@dataclass
-class Device:
-    """Ties a model to a person's store. Nothing here sends anything anywhere.
+@dataclass(frozen=True)
+class Explanation:
+    """Which records a text used.
 
     Args:
-        model: the base's runtime; may be shared between simulated devices.
-        store: the person's records.
-        embedder: ranks by meaning too, when given.
-        shared: adapter from the federation.
-        private: adapter trained here, which never leaves.
+        prompt: those whose passages stood in the prompt.
+        private: those that trained the private adapter that was live.
+        federated: what a record of this device has given to the shared adapter's training, by id.
+        forgotten: ids in the trace that are not kept any more.
+        replaced: whether the private adapter that was live has been destroyed since.
     """
 
-    model: TextModel
-    store: ContextStore = field(default_factory=MemoryStore)
-    embedder: Embedder | None = None
-    shared: Adapter | None = None
-    private: Adapter | None = None
-    _retriever: Retriever | None = None
+    prompt: tuple[Context, ...]
+    private: tuple[Context, ...]
+    federated: dict[str, tuple[Left, ...]]
+    forgotten: tuple[str, ...]
+    replaced: bool
 
-    def remember(self, record: Context) -> str:
-        """Keep a record and return its id."""
-        self.store.add(record)
-        self._retriever = None
-        return record.id
 
-    def forget(self, record_id: str) -> None:
-        """Drop a record from the store and from retrieval.
+class Device:
+    """Ties a model to a person's vault. Nothing here sends anything anywhere.
 
-        Adapters trained on it before still carry its influence; train them again to remove it.
+    Args:
+        model: the base's runtime, for generating; may be shared between simulated devices.
+        store: the person's vault; one in memory when not given.
+        embedder: ranks by meaning too, when given.
+        shared: adapter from the federation; the vault's when not given.
+        private: adapter trained here, which never leaves; the vault's when not given.
+    """
+
+    def __init__(
+        self,
+        model: TextModel | None = None,
+        store: Vault | None = None,
+        embedder: Embedder | None = None,
+        shared: Adapter | None = None,
+        private: Adapter | None = None,
+    ) -> None:
+        self.store = Vault.in_memory() if store is None else store
+        self.embedder = embedder
+        self.shared = shared or self.store.lineage.shared
+        self.private = private or self.store.lineage.private
+        self._model = model
+        self._found: tuple[tuple[int, Embedder | None], Retriever, UserModel] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        *,
+        passphrase: str | None = None,
+        key: bytes | None = None,
+        keyring: str | None = None,
+        model: TextModel | None = None,
+        embedder: Embedder | None = None,
+    ) -> Device:
+        """Make an encrypted vault in a folder, unlocked by one of the three.
+
+        Args:
+            passphrase: something that the person knows.
+            key: 32 random bytes that the application keeps.
+            keyring: name under which the operating system's keyring keeps a key.
+
+        Raises:
+            BadInputError: not exactly one of the three, or there is a vault already.
+            VaultError: the folder cannot be written to.
         """
-        self.store.remove(record_id)
-        self._retriever = None
+        vault = Vault.create(Path(folder), unlocking(passphrase, key, keyring))
+        return cls(model, vault, embedder)
 
-    def retrieve(self, query: str, k: int = 4) -> list[Hit]:
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        passphrase: str | None = None,
+        key: bytes | None = None,
+        keyring: str | None = None,
+        model: TextModel | None = None,
+        embedder: Embedder | None = None,
+        read_only: bool = False,
+        accept_rollback: bool = False,
+    ) -> Device:
+        """Unlock the vault in a folder; other arguments as :meth:`create`.
+
+        Args:
+            read_only: read beside another process that writes.
+            accept_rollback: an older copy was put back on purpose.
+
+        Raises:
+            BadInputError: there is no vault, or not exactly one way to unlock it is given.
+            UnlockError: wrong passphrase or key.
+            VaultBusyError: another process writes to it.
+            TamperError: it was damaged or changed, or an older copy was put back.
+        """
+        vault = Vault.open(
+            Path(folder),
+            unlocking(passphrase, key, keyring),
+            read_only=read_only,
+            accept_rollback=accept_rollback,
+        )
+        return cls(model, vault, embedder)
+
+    def close(self) -> None:
+        """Let go of the vault's files and keys."""
+        self._found = None
+        self.store.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def model(self) -> TextModel:
+        """The base's runtime. Raises ``BadInputError`` where the device was opened without."""
+        if self._model is None:
+            raise BadInputError("this device was opened without a model; give it one to generate")
+        return self._model
+
+    def remember(self, record: Context, *, consent: Consent | None = None) -> str:
+        """Keep a record, with another consent than its own if given, and return its id."""
+        return self.remember_all([record if consent is None else replace(record, consent=consent)])[
+            0
+        ]
+
+    def remember_all(self, records: Sequence[Context]) -> list[str]:
+        """Keep records, all or none; much faster than one by one."""
+        self.store.add_all(records)
+        return [record.id for record in records]
+
+    def recall(self, query: str, k: int = 5, where: Where | None = None) -> list[Hit]:
         """Passages of consented records that fit the query, best first."""
-        if self._retriever is None:
-            self._retriever = Retriever(self.store, self.embedder)
-        return self._retriever.retrieve(query, k)
+        return self._searched()[0].retrieve(query, k, where)
+
+    def prefer(self, hits: Sequence[Hit], record_id: str) -> None:
+        """Learn from the person's choice among hits which ranking to trust more."""
+        self.store.keep_weights(reweighted(self.store.weights, hits, record_id))
+
+    def forget(
+        self,
+        record_id: str | None = None,
+        *,
+        source: str | None = None,
+        trainer: PrivateTrainer | None = None,
+    ) -> Certificate:
+        """Destroy a record, or all of a source, and everything made of it.
+
+        The private adapter goes back to where it had not seen the record. What was trained after
+        that is trained again without it: now, when a trainer is given, else by :meth:`learn`.
+
+        Raises:
+            BadInputError: there is no such record, or not exactly one of the two is given.
+        """
+        if (record_id is None) == (source is None):
+            raise BadInputError("forget needs a record's id or a source, one of the two")
+        ids = [record_id] if record_id is not None else self._of_source(str(source))
+        certificate = self.store.forget(ids)
+        self._adapters_changed(certificate)
+        if trainer is None or not certificate.due:
+            return certificate
+        self._rebuild(trainer)
+        return self.store.certificates[-1]
+
+    def forget_everything(self) -> Certificate:
+        """Destroy all records, adapters and keys. The privacy ledger stays: it was spent."""
+        certificate = self.store.forget_everything()
+        self.shared = self.private = None
+        return certificate
+
+    def export(self, path: Path | str) -> int:
+        """Write everything, decrypted, into a zip of plain files; returns how many records."""
+        return export_vault(self.store, Path(path))
+
+    def learn(self, trainer: PrivateTrainer) -> int:
+        """Train the private adapter on what may train it and is new; returns how many records.
+
+        First trains again what a forgotten record had touched.
+
+        Raises:
+            AdapterError: the adapter here was trained on another base; :meth:`unlearn` drops it.
+        """
+        self._rebuild(trainer)
+        chain = self.store.lineage.slices
+        known = {record_id for link in chain for record_id in link.records}
+        fresh = [r for r in self.training_records("train") if r.id not in known]
+        if fresh:
+            how = dict(trainer.how)
+            trained = trainer.train(
+                [record.text for record in fresh],
+                how=how,
+                place=len(chain),
+                start=self.store.lineage.private,
+                shared=self.shared,
+            )
+            with self.store.transaction():
+                if self.shared is not None:
+                    self.store.lineage.keep_shared(self.shared)
+                self.store.lineage.append(
+                    Slice(
+                        records=tuple(record.id for record in fresh),
+                        base_id=trainer.base_id,
+                        how=how,
+                        shared=self.shared.digest if self.shared else None,
+                        adapter=None,
+                    ),
+                    trained,
+                )
+        self.private = self.store.lineage.private
+        return len(fresh)
+
+    def unlearn(self) -> None:
+        """Destroy the private adapter and its whole chain; the records stay, and count as new."""
+        with self.store.transaction():
+            self.store.lineage.cut([r for link in self.store.lineage.slices for r in link.records])
+            self.store.complete_certificates()
+        self.private = None
+
+    def explain(self, content: Content) -> Explanation:
+        """Which of the person's records a text was made of, as far as they are still kept."""
+        trace, lineage = content.trace, self.store.lineage
+        chain = lineage.slices
+        places = [i for i, link in enumerate(chain) if link.adapter in trace.digests]
+        trained = [r for link in chain[: max(places, default=-1) + 1] for r in link.records]
+        kept = {record.id: record for record in self.store}
+        federated = {i: self.store.uses(i) for i in kept} if "shared" in trace.adapters else {}
+        return Explanation(
+            prompt=tuple(kept[i] for i in trace.record_ids if i in kept),
+            private=tuple(kept[i] for i in trained if i in kept),
+            federated={i: uses for i, uses in federated.items() if uses},
+            forgotten=tuple(i for i in trace.record_ids if i not in kept),
+            replaced="private" in trace.adapters and bool(trace.digests) and not places,
+        )
+
+    def training_records(self, use: Use) -> list[Context]:
+        """Records with text that may be used so, oldest first."""
+        return [r for r in self.store if r.consent.allows(use) and r.text.strip()]
 
     def training_texts(self, *, federate: bool) -> list[str]:
         """Texts of the records that may train the private (or the shared) adapter."""
-        use = "federate" if federate else "train"
-        return [r.text for r in self.store if r.consent.allows(use) and r.text.strip()]  # type: ignore[arg-type]
+        return [r.text for r in self.training_records("federate" if federate else "train")]
+
+    def guide(
+        self, request: str, *, k: int = 4, budget: int | None = None, about: bool = True
+    ) -> Guidance:
+        """What an engine should know about the person for a request, within a token budget.
+
+        Args:
+            k: passages at most; 0 for none.
+            budget: tokens; as many as a prompt of this device's model may have, when not given.
+            about: whether the engine can be told sentences about the person.
+        """
+        retriever, person = self._searched()
+        hits = retriever.retrieve(request, k) if k else []
+        room = int(self.model.max_tokens * _PROMPT_SHARE) if budget is None else budget
+        return person.guidance(
+            hits, budget=room, cost=lambda text: len(self.model.encode(text)), about=about
+        )
 
     def prompt(self, instruction: Instruction, *, k: int = 4, budget: int | None = None) -> Prompt:
-        """Retrieve and build the prompt; ``k=0`` retrieves nothing."""
-        hits = self.retrieve(instruction.text, k) if k else []
+        """Retrieve and build the prompt; ``k=0`` personalises nothing."""
+        room = int(self.model.max_tokens * _PROMPT_SHARE) if budget is None else budget
+        told = instruction.mode == "chat"
+        guidance = Guidance()
+        if k:
+            guidance = self.guide(instruction.text, k=k, budget=room, about=told)
         return build_prompt(
             instruction,
-            hits,
-            budget=int(self.model.max_tokens * _PROMPT_SHARE) if budget is None else budget,
+            guidance,
+            budget=room,
             encode=self.model.encode,
             chat=self.model.chat_prompt,
         )
@@ -102,19 +339,11 @@ class Device:
         Raises:
             BadInputError: an unknown name, or an adapter that this device does not have.
         """
-        chosen: list[Adapter] = []
-        for name in names:
-            if name not in ("shared", "private"):
-                raise BadInputError(f"adapters are 'shared' and 'private', got {name!r}")
-            adapter: Adapter | None = getattr(self, name)
-            if adapter is None:
-                raise BadInputError(f"this device has no {name} adapter yet")
-            chosen.append(adapter)
-        self.model.attach(*chosen)
+        self.model.attach(*(self._adapter(name) for name in names))
 
     def available_adapters(self) -> tuple[str, ...]:
         """Names of the adapters that this device has."""
-        return tuple(name for name in ("shared", "private") if getattr(self, name) is not None)
+        return tuple(name for name in _ADAPTERS if getattr(self, name) is not None)
 
     def generate(
         self,
@@ -138,7 +367,9 @@ class Device:
         prompt = self.prompt(instruction, k=k, budget=self._budget(how))
         self.use_adapters(*names)
         done: Completion = self.model.generate([prompt.full], how)[0]
-        return Content(done.text, done.reason, Trace(prompt.used, names, prompt.tokens))
+        digests = tuple(self._adapter(name).digest for name in names)
+        trace = Trace(prompt.used, names, prompt.tokens, digests, prompt.reason)
+        return Content(done.text, done.reason, trace)
 
     def stream(
         self, instruction: Instruction, how: Generation | None = None, *, k: int = 4
@@ -153,6 +384,74 @@ class Device:
         self.use_adapters(*self.available_adapters())
         return prompt, self.model.stream(prompt.full, how)
 
+    def _adapter(self, name: str) -> Adapter:
+        if name not in _ADAPTERS:
+            raise BadInputError(f"adapters are 'shared' and 'private', got {name!r}")
+        adapter: Adapter | None = getattr(self, name)
+        if adapter is None:
+            raise BadInputError(f"this device has no {name} adapter yet")
+        return adapter
+
+    def _searched(self) -> tuple[Retriever, UserModel]:
+        """Search and summary of the vault as it is now."""
+        self.store.expire()
+        state = (self.store.entries.revision, self.embedder)
+        if self._found is None or self._found[0] != state:
+            retriever = self.store.retriever(self.embedder)
+            person = UserModel.of(self.store)
+            state = (self.store.entries.revision, self.embedder)  # indexing is a change too
+            self._found = (state, retriever, person)
+        return self._found[1], self._found[2]
+
+    def _of_source(self, source: str) -> list[str]:
+        found = [record.id for record in self.store if record.provenance.source == source]
+        if not found:
+            raise BadInputError(f"there is no record of source {source!r}")
+        return found
+
+    def _rebuild(self, trainer: PrivateTrainer) -> None:
+        lineage = self.store.lineage
+        chain = lineage.slices
+        other = next((link.base_id for link in chain if link.base_id != trainer.base_id), None)
+        if other is not None:
+            raise AdapterError(
+                f"the private adapter here was trained on base {other!r}, the trainer has "
+                f"{trainer.base_id!r}; use that base, or unlearn() and train anew"
+            )
+        for place in lineage.due:
+            link = chain[place]
+            trained = trainer.train(
+                [self.store.get(record_id).text for record_id in link.records],
+                how=link.how,
+                place=place,
+                start=lineage.private,
+                shared=lineage.adapter(link.shared) if link.shared else None,
+            )
+            lineage.finish(place, trained)
+        self.store.complete_certificates()
+        if chain:
+            self.private = lineage.private
+
+    def _adapters_changed(self, certificate: Certificate) -> None:
+        if certificate.adapter_before != certificate.adapter_after:
+            self.private = self.store.lineage.private
+
     def _budget(self, how: Generation) -> int:
         room = self.model.max_tokens - how.max_tokens - 1
         return min(int(self.model.max_tokens * _PROMPT_SHARE), room)
+
+
+def unlocking(
+    passphrase: str | None = None, key: bytes | None = None, keyring: str | None = None
+) -> Unlock:
+    """What unlocks a vault. Raises ``BadInputError`` unless one of the three is given."""
+    ways: list[Unlock] = []
+    if passphrase is not None:
+        ways.append(Passphrase(passphrase))
+    if key is not None:
+        ways.append(Key(key))
+    if keyring is not None:
+        ways.append(Keyring(keyring))
+    if len(ways) != 1:
+        raise BadInputError("a vault is unlocked by a passphrase, a key or the keyring: give one")
+    return ways[0]

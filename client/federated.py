@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..privacy.ledger import Ledger
+from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
 from ..shared.adapters import Array
@@ -94,8 +94,22 @@ class FederatedTextDevice:
         before = [other for other in taken if other != round]  # asked again, it is paid again
         charges = self.plan.charges(round, len(records), before, task="text")
         if self.ledger is not None:
-            self.ledger.charge(*charges)
+            with self.device.store.transaction():
+                epsilon = self.ledger.charge(*charges)
+                self._note(round, charges, epsilon, self.ledger.delta)
         return records
+
+    def _note(self, round: int, charges: Sequence[Charge], epsilon: float, delta: float) -> None:
+        """Say in the vault which records may take part, and at what ε."""
+        for charge in charges[:1]:
+            self.device.store.note_use(
+                [record.id for record in self.device.training_records("federate")],
+                purpose=charge.purpose,
+                round=round,
+                unit=charge.unit,
+                epsilon=epsilon,
+                delta=delta,
+            )
 
     def train_shared(self, theta: Array, *, round: int) -> Array:
         """One round of private training; returns the noised change of ``theta``.

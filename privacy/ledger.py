@@ -2,9 +2,9 @@
 
 - One JSON object a line, appended and synced to disk before training begins. A charge that was
   written but not used was spent; nothing is ever given back.
-- A last line without its end was never acknowledged, so nothing was trained on it: the next charge
-  removes it. Any other line that cannot be read, or does not follow from the one before it (each
-  holds a hash of its predecessor), stops everything: somebody changed the ledger.
+- In a file, a last line without its end was never acknowledged, so nothing was trained on it: the
+  next charge removes it. Any other line that cannot be read, or does not follow from the one before
+  it (each holds a hash of its predecessor), stops everything: somebody changed the ledger.
 - Charges of different tasks and modalities compose into one ε, by privacy loss distributions; one ε
   a unit. What protects a whole user protects each record too, but not the other way round.
 - What would exceed the budget, or claims more than its mechanism gives, is refused and not written.
@@ -17,17 +17,17 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from ..shared.errors import PrivacyError
 from .accounting import Relation, epsilon_of_charges
 
-__all__ = ["Charge", "Ledger", "Unit"]
+__all__ = ["Charge", "FileJournal", "Journal", "Ledger", "Unit"]
 
 _AFTER = "after"
 
@@ -102,20 +102,59 @@ class Charge:
             raise PrivacyError("; ".join(problems))
 
 
+class Journal(Protocol):
+    """Where a ledger's lines are kept: a file of their own, or a device's vault."""
+
+    def lines(self) -> list[bytes]:
+        """Every acknowledged line, in order."""
+
+    def append(self, make: Callable[[list[bytes]], list[bytes]]) -> None:
+        """Add the lines that ``make`` gives for those that are there; synced when it returns.
+
+        Nobody else adds lines meanwhile, and none are added where ``make`` raises.
+        """
+
+
+class FileJournal:
+    """A :class:`Journal` in a file, made with the first line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def lines(self) -> list[bytes]:
+        """Every whole line."""
+        return _whole(self.path.read_bytes()) if self.path.exists() else []
+
+    def append(self, make: Callable[[list[bytes]], list[bytes]]) -> None:
+        """Add lines under a lock, in the place of one that was torn."""
+        with _locked(self.path) as stream:
+            before = _whole(stream.read())
+            added = b"".join(make(before))
+            stream.truncate(sum(map(len, before)))
+            stream.seek(0, os.SEEK_END)
+            stream.write(added)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
 class Ledger:
-    """The charges of one device, or of one federation, in a file.
+    """The charges of one device, or of one federation.
 
     Args:
-        path: of the file; made with the first charge.
+        journal: where they are kept; a path is a file of its own.
         delta: the δ at which ε is stated.
         budgets: ε per unit that all charges together may reach; a unit without one is only
             written down.
     """
 
     def __init__(
-        self, path: Path, *, delta: float, budgets: Mapping[Unit, float] | None = None
+        self, journal: Journal | Path, *, delta: float, budgets: Mapping[Unit, float] | None = None
     ) -> None:
-        self.path, self.delta, self.budgets = path, delta, dict(budgets or {})
+        self.journal = FileJournal(journal) if isinstance(journal, Path) else journal
+        self.delta, self.budgets = delta, dict(budgets or {})
         for unit, budget in self.budgets.items():
             if unit not in get_args(Unit):
                 raise PrivacyError(f"a budget is for record or user, got {unit!r}")
@@ -129,9 +168,9 @@ class Ledger:
         """Everything that was spent, in order.
 
         Raises:
-            PrivacyError: the file was changed or damaged.
+            PrivacyError: the journal was changed or damaged.
         """
-        return _read(self.path.read_bytes(), self.path)[0] if self.path.exists() else []
+        return _read(self.journal.lines(), self.journal)[0]
 
     def epsilon(self, unit: Unit = "record") -> float:
         """ε of everything that was spent, at :attr:`delta`, for one unit.
@@ -160,30 +199,33 @@ class Ledger:
         """
         if not charges:
             return 0.0
-        with _locked(self.path) as stream:
-            raw = stream.read()
-            spent, end, last = _read(raw, self.path)
+        total = 0.0
+
+        def lines(written: list[bytes]) -> list[bytes]:
+            nonlocal total
+            spent, last = _read(written, self.journal)
             after = [*spent, *charges]
             _require_covered(after)
-            for unit, budget in self.budgets.items():
-                total = _epsilon(after, unit, self.delta)
-                if total > budget:
-                    raise PrivacyError(
-                        f"round {charges[0].round} of {charges[0].purpose!r} would bring ε of a "
-                        f"{unit} to {total:.3g}, above the budget of {budget:.3g} at δ = "
-                        f"{self.delta:g}; nothing was trained"
-                    )
+            self._require_budgets(after, charges[0])
             total = _epsilon(after, charges[0].unit, self.delta)
-            lines = b""
+            added = []
             for charge in charges:
-                line = _line(charge, last)
-                lines, last = lines + line, hashlib.sha256(line).hexdigest()
-            stream.truncate(end)
-            stream.seek(end)
-            stream.write(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
+                added.append(_line(charge, last))
+                last = hashlib.sha256(added[-1]).hexdigest()
+            return added
+
+        self.journal.append(lines)
         return total
+
+    def _require_budgets(self, charges: Sequence[Charge], asked: Charge) -> None:
+        for unit, budget in self.budgets.items():
+            total = _epsilon(charges, unit, self.delta)
+            if total > budget:
+                raise PrivacyError(
+                    f"round {asked.round} of {asked.purpose!r} would bring ε of a {unit} to "
+                    f"{total:.3g}, above the budget of {budget:.3g} at δ = {self.delta:g}; "
+                    "nothing was trained"
+                )
 
 
 def _require_covered(charges: Sequence[Charge]) -> None:
@@ -231,16 +273,17 @@ def _line(charge: Charge, last: str) -> bytes:
     return json.dumps({**asdict(charge), _AFTER: last}).encode() + b"\n"
 
 
-def _read(raw: bytes, path: Path) -> tuple[list[Charge], int, str]:
-    """The charges, where the last whole line ends, and that line's hash."""
-    charges, end, last = [], 0, ""
-    for number, line in enumerate(raw.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break  # torn: never acknowledged
-        charges.append(_parse(line, last, f"{path}, line {number}"))
-        end += len(line)
+def _whole(raw: bytes) -> list[bytes]:
+    return [line for line in raw.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _read(lines: Sequence[bytes], where: object) -> tuple[list[Charge], str]:
+    """The charges, and the last line's hash."""
+    charges, last = [], ""
+    for number, line in enumerate(lines, 1):
+        charges.append(_parse(line, last, f"{where}, line {number}"))
         last = hashlib.sha256(line).hexdigest()
-    return charges, end, last
+    return charges, last
 
 
 def _parse(line: bytes, last: str, where: str) -> Charge:

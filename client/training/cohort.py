@@ -130,6 +130,10 @@ class Cohort:
         sizes = {name: slot.shape[0] * slot.shape[1] for name, slot in self.slots.items()}
         return torch.cat([torch.full((n,), name in slots) for name, n in sizes.items()])
 
+    def pack(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The ``theta (K, dim)`` whose :meth:`unpack` gives these parts."""
+        return torch.cat([parts[name].flatten(1) for name in self.slots], 1)
+
     def unpack(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Slot name to ``(K, m, n)`` views of ``theta (K, dim)``.
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...shared.adapters import Adapter, Array
-from ...shared.errors import BadInputError, TooLittleDataError
+from ...shared.errors import AdapterError, BadInputError, TooLittleDataError
 from ...shared.forms import Directions
+from ...shared.packages import Package
+from ...shared.twin import open_twin
+from ..runtime import TextModel
 from .adapted import AdaptedTwin
 from .chains import Chain, Slot
+from .cohort import Cohort
 from .local import LocalTraining, train_locally
 from .objectives.language import token_batch
 from .optimizers import Optimizer
 from .passes import AT_ONCE
 
-__all__ = ["PrivateTraining", "train_private"]
+__all__ = ["PrivateTraining", "SliceTrainer", "train_private"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +71,15 @@ def train_private(
     how: PrivateTraining,
     *,
     shared: Adapter | None = None,
+    begin: Adapter | None = None,
     start: Sequence[int] = (),
     progress: Callable[[float], None] = lambda _: None,
 ) -> Adapter:
-    """Train a private adapter on top of ``shared``.
+    """Train a private adapter on top of ``shared``, on from ``begin`` where that is given.
 
     Raises:
         TooLittleDataError: there are no records.
+        AdapterError: ``begin`` is of another base, or has other directions than these.
         TrainingError: the loss is not finite.
     """
     if not records:
@@ -87,7 +94,7 @@ def train_private(
         cohort = twin.cohort(chains)
         theta = train_locally(
             cohort,
-            torch.zeros(1, cohort.dim),
+            _theta(begin, downs, cohort, twin.base_id),
             [records],
             how.local,
             lambda rows: token_batch(rows, start),
@@ -96,6 +103,93 @@ def train_private(
         )
     ups = {site: up[0].numpy() for site, up in cohort.unpack(theta).items()}
     return Adapter(twin.base_id, {site: (downs[site], ups[site]) for site in downs})
+
+
+@dataclass
+class SliceTrainer:
+    """Trains the slices of a vault's private adapter: a :class:`~..vault.lineage.PrivateTrainer`.
+
+    Args:
+        twin: the torch twin of the device's base.
+        directions: the base's public directions.
+        encode: the base's tokenizer.
+        training: how each slice is trained.
+        start: token ids in front of each record.
+        max_tokens: records are cut to so many.
+    """
+
+    twin: AdaptedTwin
+    directions: Directions
+    encode: Callable[[str], Sequence[int]]
+    training: PrivateTraining = field(default_factory=PrivateTraining)
+    start: Sequence[int] = ()
+    max_tokens: int = 96
+
+    @classmethod
+    def of(
+        cls, package: Package, model: TextModel, training: PrivateTraining | None = None
+    ) -> SliceTrainer:
+        """The trainer of an installed base."""
+        return cls(
+            AdaptedTwin(open_twin(package), package.base_id),
+            Directions.load(package.path("directions.safetensors")),
+            model.encode,
+            training or PrivateTraining(),
+            model.start,
+        )
+
+    @property
+    def base_id(self) -> str:
+        """The base that it trains against."""
+        return self.twin.base_id
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What decides a training but its texts."""
+        return {**asdict(self.training), "max_tokens": self.max_tokens}
+
+    def train(
+        self,
+        texts: Sequence[str],
+        *,
+        how: Mapping[str, Any],
+        place: int,
+        start: Adapter | None,
+        shared: Adapter | None,
+    ) -> Adapter:
+        """Train a slice; its seed is that of the settings plus its place in the chain.
+
+        Raises:
+            TooLittleDataError: no text has two tokens.
+        """
+        settings = {name: value for name, value in how.items() if name != "max_tokens"}
+        training = PrivateTraining(**settings)
+        records = [list(self.encode(text)[: how["max_tokens"]]) for text in texts]
+        return train_private(
+            self.twin,
+            self.directions,
+            [ids for ids in records if len(ids) > 1],
+            replace(training, seed=training.seed + place),
+            shared=shared,
+            begin=start,
+            start=self.start,
+        )
+
+
+def _theta(
+    begin: Adapter | None, downs: Mapping[str, Array], cohort: Cohort, base_id: str
+) -> torch.Tensor:
+    """Where training begins: zero, or another adapter's ``B``."""
+    if begin is None:
+        return torch.zeros(1, cohort.dim)
+    begin.require_base(base_id)
+    same = begin.factors.keys() == downs.keys() and all(
+        np.array_equal(a, downs[site]) for site, (a, _) in begin.factors.items()
+    )
+    if not same:
+        raise AdapterError("the adapter to go on from has other directions than this training")
+    ups = {site: torch.from_numpy(b)[None] for site, (_, b) in begin.factors.items()}
+    return cohort.pack(ups)
 
 
 def _unit(a: Array) -> Array:

@@ -35,18 +35,18 @@ def adapter(model: TextModel, directions: Directions) -> Adapter:
 def test_what_is_forgotten_is_not_retrieved(meaning: bool, device: Device) -> None:
     if meaning:
         device.embedder = ModelEmbedder(device.model)
-    assert device.retrieve("goat Berta")[0].record.id == "a"
+    assert device.recall("goat Berta")[0].record.id == "a"
     device.forget("a")
-    assert "a" not in [hit.record.id for hit in device.retrieve("goat Berta")]
+    assert "a" not in [hit.record.id for hit in device.recall("goat Berta")]
     with pytest.raises(BadInputError, match="no record 'a'"):
         device.forget("a")
 
 
 def test_what_is_remembered_is_found_at_once(device: Device) -> None:
-    assert device.retrieve("kettle") == []
+    assert device.recall("kettle") == []
     record = UserDocument(body="The kettle sings.", consent=Consent(retrieve=True))
     assert device.remember(record) == record.id
-    assert device.retrieve("kettle")[0].record is record
+    assert device.recall("kettle")[0].record == record
 
 
 def test_training_texts_need_consent_and_text(model: TextModel) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from locavore.client.retrieval import Retriever, words
+from locavore.client.vault.codec import kind_of
 from locavore.shared.adapters import Array
 from locavore.shared.contexts import Consent, Context, UserDocument, UserProfile
 from locavore.shared.errors import BadInputError
@@ -26,12 +27,16 @@ TEXTS = [
 ]
 
 
+def over(records: Sequence[Context], embedder: Any = None) -> Retriever:
+    return Retriever.over([(kind_of(one), one) for one in records], embedder)
+
+
 def record(text: str, age: int = 0, consent: Consent = FOUND) -> Context:
     return UserDocument(body=text, consent=consent, time=NOW - timedelta(days=age))
 
 
 def retriever(*texts: str) -> Retriever:
-    return Retriever([record(text) for text in texts])
+    return over([record(text) for text in texts])
 
 
 def bm25_by_hand(query: str, texts: Sequence[str]) -> list[float]:
@@ -89,7 +94,7 @@ def test_a_word_given_twice_counts_once() -> None:
 
 @pytest.mark.parametrize("consent", [Consent(), Consent(train=True, federate=True)])
 def test_records_without_consent_to_retrieval_are_left_out(consent: Consent) -> None:
-    index = Retriever([record("cat", consent=consent), record("cat food")])
+    index = over([record("cat", consent=consent), record("cat food")])
     assert len(index) == 1
     assert [hit.text for hit in index.retrieve("cat")] == ["cat food"]
 
@@ -97,13 +102,13 @@ def test_records_without_consent_to_retrieval_are_left_out(consent: Consent) -> 
 def test_of_equals_the_newer_comes_first() -> None:
     records = [record("cat one", age=5), record("cat two", age=1), record("cat six", age=3)]
     for order in (records, records[::-1]):
-        hits = Retriever(order).retrieve("cat", k=3)
+        hits = over(order).retrieve("cat", k=3)
         assert hits[0].text == "cat two"
         assert hits[0].why["recency"] == 1
 
 
 def test_recency_does_not_beat_a_far_better_match() -> None:
-    index = Retriever([record("cat cat cat", age=900), record("a long walk with a cat", age=0)])
+    index = over([record("cat cat cat", age=900), record("a long walk with a cat", age=0)])
     assert index.retrieve("cat", k=1)[0].text == "cat cat cat"
 
 
@@ -125,8 +130,8 @@ def test_other_scripts(query: str, found: str, other: str) -> None:
 
 
 def test_an_empty_store_finds_nothing() -> None:
-    assert Retriever([]).retrieve("cat") == []
-    assert len(Retriever([])) == 0
+    assert over([]).retrieve("cat") == []
+    assert len(over([])) == 0
 
 
 @pytest.mark.parametrize("query", ["", "   ", "?!", "\ufffd"])
@@ -135,7 +140,7 @@ def test_an_empty_query_finds_nothing(query: str) -> None:
 
 
 def test_records_without_text_are_no_hindrance() -> None:
-    index = Retriever([record(""), UserProfile(attributes={}, consent=FOUND), record("cat")])
+    index = over([record(""), UserProfile(attributes={}, consent=FOUND), record("cat")])
     assert [hit.text for hit in index.retrieve("cat")] == ["cat"]
 
 
@@ -149,7 +154,7 @@ def test_a_long_document_is_found_by_passage() -> None:
     """Ten megabytes, with one needle."""
     filler = "the quick brown fox jumps over the lazy dog again and again. "
     half = filler * (5_000_000 // len(filler))
-    index = Retriever([record(half + "A needle lies here. " + half)])
+    index = over([record(half + "A needle lies here. " + half)])
     (hit,) = index.retrieve("needle")
     assert "needle" in hit.text
     assert len(hit.text.split()) <= 120
@@ -158,6 +163,8 @@ def test_a_long_document_is_found_by_passage() -> None:
 
 class _Axes:
     """An embedder of three known directions."""
+
+    name = "axes"
 
     def embed(self, texts: Sequence[str]) -> Array:
         rows = [[("cat" in t or "feline" in t), "dog" in t, 0.1] for t in texts]
@@ -168,8 +175,8 @@ class _Axes:
 
 def test_meaning_finds_what_words_do_not() -> None:
     records = [record("my cat sleeps"), record("my dog barks")]
-    assert Retriever(records).retrieve("feline") == []
-    hits = Retriever(records, _Axes()).retrieve("feline", k=1)
+    assert over(records).retrieve("feline") == []
+    hits = over(records, _Axes()).retrieve("feline", k=1)
     assert hits[0].text == "my cat sleeps"
     assert hits[0].why["meaning"] == 1
     assert "words" not in hits[0].why

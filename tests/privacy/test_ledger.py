@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("dp_accounting", reason="accounting needs the extra 'train'")
 
 from locavore.privacy.accounting import epsilon_of_dp_sgd
-from locavore.privacy.ledger import Charge, Ledger
+from locavore.privacy.ledger import Charge, FileJournal, Ledger
 from locavore.shared.errors import PrivacyError
 
 DELTA = 1e-5
@@ -31,6 +31,11 @@ ONE = Charge(
 )
 
 
+def path_of(ledger: Ledger) -> Path:
+    assert isinstance(ledger.journal, FileJournal)
+    return ledger.journal.path
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "deep" / "ledger.jsonl", delta=DELTA)
@@ -39,13 +44,13 @@ def ledger(tmp_path: Path) -> Ledger:
 def test_an_empty_ledger_has_spent_nothing(ledger: Ledger) -> None:
     assert ledger.charges == []
     assert ledger.epsilon() == 0.0
-    assert not ledger.path.exists()
+    assert not path_of(ledger).exists()
 
 
 def test_charges_are_kept_in_order_and_add_up(ledger: Ledger) -> None:
     charges = [replace(ONE, round=number, steps=number) for number in (1, 2, 3)]
     totals = [ledger.charge(charge) for charge in charges]
-    assert Ledger(ledger.path, delta=DELTA).charges == charges
+    assert Ledger(path_of(ledger), delta=DELTA).charges == charges
     assert totals == sorted(totals)
     expected = epsilon_of_dp_sgd(noise_multiplier=1.0, sampling_rate=0.1, steps=6, delta=DELTA)
     assert ledger.epsilon() == totals[-1] == pytest.approx(expected, rel=1e-6)
@@ -67,12 +72,12 @@ def test_the_budget_is_kept_before_anything_is_spent(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger", delta=DELTA, budgets={"record": budget + 1e-9})
     for number in (1, 2, 3):
         ledger.charge(replace(ONE, round=number))
-    before = ledger.path.read_bytes()
+    before = path_of(ledger).read_bytes()
     with pytest.raises(
         PrivacyError, match=r"round 4 of 'text ab12' would bring ε of a record .* above"
     ):
         ledger.charge(replace(ONE, round=4))
-    assert ledger.path.read_bytes() == before
+    assert path_of(ledger).read_bytes() == before
     ledger.charge(replace(ONE, noise_multiplier=1e5))  # what costs next to nothing still fits
 
 
@@ -146,7 +151,7 @@ def test_a_round_that_is_covered_needs_one_that_paid(ledger: Ledger) -> None:
 
 def test_no_charges_write_nothing(ledger: Ledger) -> None:
     assert ledger.charge() == 0.0
-    assert not ledger.path.exists()
+    assert not path_of(ledger).exists()
 
 
 # --- false claims -------------------------------------------------------------------------------
@@ -182,10 +187,10 @@ def test_shuffled_batches_may_claim_what_they_give() -> None:
 @pytest.mark.parametrize("changes", [{"relation": "replace-one"}])
 def test_what_does_not_add_up_is_refused(changes: dict[str, Any], ledger: Ledger) -> None:
     ledger.charge(ONE)
-    before = ledger.path.read_bytes()
+    before = path_of(ledger).read_bytes()
     with pytest.raises(PrivacyError, match="do not add up to one ε"):
         ledger.charge(replace(ONE, **changes))
-    assert ledger.path.read_bytes() == before
+    assert path_of(ledger).read_bytes() == before
 
 
 # --- the file -----------------------------------------------------------------------------------
@@ -194,9 +199,9 @@ def test_what_does_not_add_up_is_refused(changes: dict[str, Any], ledger: Ledger
 def test_a_torn_line_was_never_spent(ledger: Ledger) -> None:
     for number in (1, 2):
         ledger.charge(replace(ONE, round=number))
-    whole = ledger.path.read_bytes()
+    whole = path_of(ledger).read_bytes()
     for cut in (1, 20, len(whole.splitlines()[1])):
-        ledger.path.write_bytes(whole[:-cut])
+        path_of(ledger).write_bytes(whole[:-cut])
         assert [charge.round for charge in ledger.charges] == [1]
         ledger.charge(replace(ONE, round=7))
         assert [charge.round for charge in ledger.charges] == [1, 7]
@@ -227,13 +232,13 @@ def _noise(lines: list[bytes]) -> list[bytes]:
 def test_a_changed_ledger_stops_everything(change: Any, ledger: Ledger) -> None:
     for number in (1, 2, 3):
         ledger.charge(replace(ONE, round=number))
-    changed = b"".join(change(ledger.path.read_bytes().splitlines(keepends=True)))
-    ledger.path.write_bytes(changed)
+    changed = b"".join(change(path_of(ledger).read_bytes().splitlines(keepends=True)))
+    path_of(ledger).write_bytes(changed)
     uses: list[Callable[[], float]] = [ledger.epsilon, lambda: ledger.charge(ONE)]
     for use in uses:
         with pytest.raises(PrivacyError, match=r"line \d: the ledger was changed or damaged"):
             use()
-    assert ledger.path.read_bytes() == changed
+    assert path_of(ledger).read_bytes() == changed
 
 
 def test_it_survives_kill_minus_nine(ledger: Ledger) -> None:
@@ -243,7 +248,7 @@ from dataclasses import replace
 from pathlib import Path
 from locavore.privacy.ledger import Ledger
 from tests.privacy.test_ledger import ONE
-ledger = Ledger(Path({str(ledger.path)!r}), delta={DELTA})
+ledger = Ledger(Path({str(path_of(ledger))!r}), delta={DELTA})
 for number in range(1, 10_000):
     ledger.charge(replace(ONE, round=number, noise_multiplier=50.0))
     print(number, flush=True)

@@ -24,7 +24,7 @@ from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.shared import SharedTraining
 from locavore.privacy.clipping import AdaptiveClip
-from locavore.privacy.ledger import Charge, Ledger
+from locavore.privacy.ledger import Charge, FileJournal, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan, UserPlan
 from locavore.server.app import FederationConfig, make_server_app
@@ -145,7 +145,8 @@ def test_a_cohort_is_the_federation_device_by_device(
     paid = charges(devices)
     for device in devices:
         assert device.ledger is not None
-        device.ledger.path.unlink(missing_ok=True)
+        assert isinstance(device.ledger.journal, FileJournal)
+        device.ledger.journal.path.unlink(missing_ok=True)
     group, seen = together(devices, in_process(devices[0].training), tmp_path / "t", cohort=cohort)
     assert np.abs(group - alone).max() <= 1e-5 * np.abs(alone).max()
     assert seen.bytes_up == seen_alone.bytes_up
