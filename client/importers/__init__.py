@@ -1,0 +1,5 @@
+"""From what people really have to records: folders, mail, calendars, contacts, activity, media."""
+
+from .sources import Imported, import_records, read_source
+
+__all__ = ["Imported", "import_records", "read_source"]
