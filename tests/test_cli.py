@@ -29,7 +29,23 @@ def test_the_version_is_the_installed_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("simulate",), ("generate",), ("base",), ("base", "build"), ("base", "list")]
+    "command",
+    [
+        (),
+        ("simulate",),
+        ("generate",),
+        ("base",),
+        ("base", "build"),
+        ("base", "list"),
+        ("device",),
+        *(
+            ("device", name)
+            for name in (
+                *("init", "remember", "import", "list", "show", "recall", "forget", "learn"),
+                *("export", "rekey", "check", "stats"),
+            )
+        ),
+    ],
 )
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     done = locavore_command(*command, "--help")
@@ -100,3 +116,68 @@ def test_a_tampered_base_is_refused(installed: str) -> None:
     done = locavore_command("generate", "--base", installed, "Hello")
     assert done.returncode == 3
     assert "SHA-256" in done.stderr
+
+
+def test_the_life_of_a_vault(
+    installed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAVORE_VAULT", str(tmp_path / "vault"))
+    monkeypatch.setenv("LOCAVORE_PASSPHRASE", "old")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.md").write_text("Water the tomatoes in the evening.")
+    (notes / "b.json").write_text("no JSON")
+
+    def done(*arguments: str) -> str:
+        run = locavore_command(*arguments)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def refused(*arguments: str) -> tuple[int, str]:
+        run = locavore_command(*arguments)
+        assert "Traceback" not in run.stderr
+        return run.returncode, run.stderr
+
+    code, said = refused("device", "list")
+    assert (code, "make one with 'locavore device init'" in said) == (2, True)
+    assert "made an empty vault" in done("device", "init")
+    assert refused("device", "init")[0] == 2
+    assert "1 new, 0 known already, 1 left out" in done("device", "import", str(notes))
+    assert "0 new, 1 known already" in done("device", "import", str(notes))
+    tulips = done("device", "remember", "Ann likes tulips", "--train").split()[-1]
+    assert tulips in done("device", "list", "--source", "shell")
+    assert "may be used to: retrieve train" in done("device", "show", tulips)
+    assert "words #1" in done("device", "recall", "tomatoes")
+    assert "nothing that may be retrieved" in done("device", "recall", "zebra")
+    written = done("generate", "Ann likes", "--vault", "--base", installed, "--max-tokens", "3")
+    assert f"used: {tulips}" in written
+    assert (
+        refused("generate", "x", "--vault", "--documents", str(notes), "--base", installed)[0] == 2
+    )
+    assert "learned 1 records" in done("device", "learn", "--base", installed, "--steps", "1")
+    assert "trained slice 1" in done("device", "show", tulips)
+    assert "1 slices of a private adapter" in " ".join(done("device", "stats").split())
+    said = done("device", "forget", tulips, "--certificate", str(tmp_path / "said.json"))
+    assert "1 records forgotten (asked)" in said
+    assert "private adapter" in said
+    assert refused("device", "show", tulips)[0] == 2
+    assert (tmp_path / "said.json").is_file()
+    monkeypatch.setenv("LOCAVORE_NEW_PASSPHRASE", "new")
+    done("device", "rekey")
+    assert refused("device", "check")[0] == 9
+    monkeypatch.setenv("LOCAVORE_PASSPHRASE", "new")
+    assert "ok: 1 records" in done("device", "check")
+    assert "1 records in" in done("device", "export", str(tmp_path / "me.zip"))
+    assert refused("device", "forget", "--everything", "--source", "x")[0] == 2
+    assert "(everything)" in done("device", "forget", "--everything")
+    assert "0 records" in done("device", "stats")
+
+
+def test_a_vault_opened_by_a_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAVORE_VAULT", str(tmp_path / "vault"))
+    key = ("--key-file", str(tmp_path / "key"))
+    assert locavore_command("device", "init", *key).returncode == 0
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+    assert "0 records" in locavore_command("device", "stats", *key).stdout
+    done = locavore_command("device", "stats", "--key-file", str(tmp_path / "none"))
+    assert "there is no key file" in done.stderr

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .device_cli import device_app, opened
 from .home import bases_folder, find_base, installed_bases, signing_key
 from .shared.errors import BadInputError, LocavoreError, MissingExtraError
 from .terminal import Clock, status
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
 app.add_typer(base_app, name="base")
+app.add_typer(device_app, name="device")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 Precision = Annotated[str, typer.Option(help="int8, int4, int8-dynamic or float32.")]
@@ -104,6 +106,9 @@ def generate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of your own .txt/.md files to retrieve from."),
     ] = None,
+    vault: Annotated[
+        bool, typer.Option(help="Retrieve from your vault, with the adapters in it.")
+    ] = False,
     passages: Annotated[int, typer.Option(help="Retrieved passages at most.")] = 2,
     chat: Annotated[bool, typer.Option(help="Answer instead of continuing.")] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens at most.")] = 100,
@@ -116,30 +121,35 @@ def generate(
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
 ) -> None:
     """Generate text on this device, with adapters and retrieval."""
-    from .client import Device, Generation, Sampling, TextModel
+    from .client import Device, Generation, Sampling, TextModel, Vault
+    from .client.importers import import_records, read_source
     from .shared.adapters import compose, load_adapter
     from .shared.contexts import Instruction
 
+    if vault and documents is not None:
+        raise BadInputError("--vault and --documents: retrieve from one of the two")
     model = TextModel(find_base(base))
-    device = Device(model)
+    device = Device(model, opened().store if vault else Vault.in_memory())
     loaded = [load_adapter(folder) for folder in adapter or []]
-    device.private = compose(*loaded) if loaded else None
-    if documents is not None:
-        _remember_folder(device, documents)
+    if loaded:
+        device.private = compose(*loaded)
+    if documents is not None and not import_records(device, read_source(documents)).added:
+        raise BadInputError(f"{documents} holds nothing that can be read")
     how = Generation(
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
     )
     instruction = Instruction(text=prompt, mode="chat" if chat else "continue")
-    built, pieces = device.stream(instruction, how, k=passages if documents else 0)
+    built, pieces = device.stream(instruction, how, k=passages if documents or vault else 0)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     for hit in built.used:
-        source = hit.record.provenance.uri
+        source = hit.record.provenance.uri or hit.record.id
         console.print(f"used: {source} ({hit.why})", style="dim", highlight=False)
+    device.close()
 
 
 @app.command()
@@ -313,21 +323,6 @@ def _public_texts(folder: Path | None) -> tuple[str, ...]:
         for file in files
         for passage in cut_passages(file.read_text("utf-8"), max_words=75, min_words=30)
     )[:_DIRECTION_TEXTS]
-
-
-def _remember_folder(device: Any, folder: Path) -> None:
-    from .shared.contexts import Consent, Provenance, UserDocument
-
-    files = [p for p in sorted(folder.rglob("*")) if p.suffix in (".txt", ".md")]
-    if not files:
-        raise BadInputError(f"{folder} holds no .txt or .md files")
-    for file in files:
-        source = Provenance(source="folder", uri=str(file.relative_to(folder)))
-        device.remember(
-            UserDocument(
-                body=file.read_text("utf-8"), consent=Consent(retrieve=True), provenance=source
-            )
-        )
 
 
 def _require(extra: str, *modules: str) -> None:

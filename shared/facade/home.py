@@ -2,6 +2,8 @@
 
 Bases: ``$LOCAVORE_CACHE``, else ``$XDG_CACHE_HOME/locavore``, else ``~/.cache/locavore``.
 Keys: ``$LOCAVORE_CONFIG``, else ``$XDG_CONFIG_HOME/locavore``, else ``~/.config/locavore``.
+Vault: ``$LOCAVORE_VAULT``, else ``vault`` in ``$LOCAVORE_DATA``, ``$XDG_DATA_HOME/locavore`` or
+``~/.local/share/locavore``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from .shared.errors import BadInputError, PackageNotFoundError
 from .shared.packages import MANIFEST, Package, open_package
 
-__all__ = ["bases_folder", "find_base", "installed_bases", "signing_key", "trusted_keys"]
+__all__ = [
+    "bases_folder",
+    "find_base",
+    "installed_bases",
+    "signing_key",
+    "trusted_keys",
+    "vault_folder",
+]
 
 
 def bases_folder() -> Path:
@@ -64,6 +73,13 @@ def trusted_keys() -> list[bytes]:
     """
     own = signing_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return [own, *(_public(path) for path in sorted((_config() / "trusted").glob("*.pub")))]
+
+
+def vault_folder() -> Path:
+    """Folder of this user's vault."""
+    if own := os.environ.get("LOCAVORE_VAULT"):
+        return Path(own)
+    return _place("LOCAVORE_DATA", "XDG_DATA_HOME", ".local/share") / "vault"
 
 
 def _public(path: Path) -> bytes:

@@ -1,0 +1,1 @@
+../../shared/facade/device_cli.py
