@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mailbox
 import subprocess
 import sys
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "on_device.py",
         "private_federation.py",
+        "vault_walk.py",
     }
 
 
@@ -49,3 +52,28 @@ def test_private_federation(installed: str, private_texts: list[str], tmp_path: 
     assert "shared + private + retrieval" in printed
     assert (out / "result.json").is_file()
     assert (out / "report.html").is_file()
+
+
+def test_vault_walk(installed: str, tmp_path: Path) -> None:
+    box = mailbox.mbox(tmp_path / "sent.mbox")
+    for number, text in enumerate(("the tomatoes are red", "the boat leaks", "more tomatoes")):
+        letter = EmailMessage()
+        letter["From"], letter["To"] = "Ann <ann@example.org>", "tom@example.org"
+        letter["Subject"], letter["Message-ID"] = "News", f"<{number}@example.org>"
+        letter.set_content(f"Dear Tom, {text}.\n\n> What news?\n")
+        box.add(letter)
+    box.close()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "garden.md").write_text("Water the tomatoes in the evening.")
+    printed = run(
+        "vault_walk.py",
+        *("--mbox", str(tmp_path / "sent.mbox"), "--me", "ann@example.org"),
+        *("--folder", str(tmp_path / "notes"), "--about", "tomatoes", "--base", installed),
+        *("--vault", str(tmp_path / "vault"), "--out", str(tmp_path / "said.json")),
+    )
+    assert "sent.mbox: 3 records" in printed
+    assert "notes: 1 records" in printed
+    assert "written from 3 of your records" in printed
+    assert "3 records forgotten (asked)" in printed
+    assert "bytes of the vault searched: 0 of 3 found" in printed
+    assert (tmp_path / "said.json").is_file()
