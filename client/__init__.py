@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .device import Content, Device, Explanation, Trace
     from .embedding import ModelEmbedder
+    from .encoder import SentenceEncoder
     from .prompt import Prompt
     from .retrieval import Embedder, Hit, Retriever, Where
     from .runtime import Completion, Generation, TextModel
@@ -31,6 +32,7 @@ __all__ = [
     "Prompt",
     "Retriever",
     "Sampling",
+    "SentenceEncoder",
     "TextModel",
     "Trace",
     "UserModel",
@@ -41,6 +43,7 @@ __all__ = [
 _MODULES = (
     "device",
     "embedding",
+    "encoder",
     "prompt",
     "retrieval",
     "runtime",

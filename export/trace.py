@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 
 from ..shared.errors import BadInputError, PackageError
 
-__all__ = ["trace_causal_lm"]
+__all__ = ["quiet_export", "trace_causal_lm"]
 
 OPSETS = (23, 20)  # 23 has native Attention, RotaryEmbedding and RMSNormalization
 _BATCH, _NEW, _PAST = 2, 5, 7  # example sizes; 0 and 1 would be specialised by the tracer
@@ -80,7 +80,7 @@ def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
         torch.export.Dim(name) for name in ("batch", "new", "total", "keep", "cached")
     )
     cache_names = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet_export():
         program = torch.onnx.export(
             wrapped,
             _example(model),
@@ -123,7 +123,7 @@ def _example(model: PreTrainedModel) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Silence the exporter's progress chatter; errors still raise."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -28,6 +28,7 @@ __all__ = ["app", "main"]
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_PRECISION = "int8"
+ENCODER = "all-minilm-l6-v2"
 _DIRECTION_TEXTS = 40
 
 app = typer.Typer(
@@ -56,7 +57,13 @@ def base_build(
     ] = None,
     force: Annotated[bool, typer.Option(help="Build even if it is built already.")] = False,
 ) -> None:
-    """Build, check and sign a base: ONNX graph, adapter ports, public directions."""
+    """Build, check and sign a base: ONNX graph, adapter ports, public directions.
+
+    all-minilm-l6-v2, or a folder in sentence-transformers' layout, becomes a text encoder.
+    """
+    if source == ENCODER or (Path(source) / "modules.json").is_file():
+        _build_encoder(source, force=force)
+        return
     built = _build(source, precision, public_text, force=force)
     console.print(f"built {built.name} in {built}", highlight=False, soft_wrap=True)
 
@@ -304,6 +311,19 @@ def _build(source: str, precision: str, public_text: Path | None, *, force: bool
         )
     console.print(f"{package.base_id}: {report.sentence()}", highlight=False, soft_wrap=True)
     return folder
+
+
+def _build_encoder(source: str, *, force: bool) -> None:
+    folder = bases_folder() / Path(source).name.lower()
+    if folder in installed_bases() and not force:
+        console.print(f"built already: {folder}", highlight=False, soft_wrap=True)
+        return
+    _require("export", "onnx", "onnxscript", "torch", "transformers")
+    from .export.encoder import build_text_encoder, load_encoder
+
+    with status(console, f"building text encoder {folder.name}") as say:
+        package = build_text_encoder(load_encoder(source, say), folder, signing_key(), say)
+    console.print(f"built {package.base_id} in {folder}", highlight=False, soft_wrap=True)
 
 
 def _public_texts(folder: Path | None) -> tuple[str, ...]:

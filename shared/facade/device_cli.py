@@ -194,13 +194,19 @@ def recall(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Only of this source; may be repeated."),
     ] = None,
+    encoder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A built text encoder, by name or path: find by meaning too."),
+    ] = None,
     key_file: KeyFile = None,
     keyring: InKeyring = False,
 ) -> None:
     """Find passages that fit a request."""
-    from .client import Where
+    from .client import SentenceEncoder, Where
 
     with opened(key_file, keyring) as device:
+        if encoder is not None:
+            device.embedder = SentenceEncoder(find_base(encoder))
         hits = device.recall(query, k, Where(sources=tuple(source or ())))
     for hit in hits:
         why = ", ".join(f"{name} #{rank}" for name, rank in hit.why.items())
