@@ -166,3 +166,16 @@ def test_training_agrees_with_its_references(name: str, capsys: pytest.CaptureFi
     pytest.importorskip("opacus", reason="a development dependency")
     assert main([name, "--quick"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == name
+
+
+def test_the_vaults_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vault", "--quick"]) == 0
+    printed = capsys.readouterr().out
+    assert "plain sqlite3" in printed
+    assert set(json.loads(printed.splitlines()[-1])["ratios"]) >= {"write", "read"}
+
+
+def test_forgetting_on_a_base(installed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    assert main(["forgetting", "--quick", "--base", installed]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratios"] == {"equal slices": 3.0}

@@ -186,7 +186,7 @@ class SealedFile:
             if self._undo is not None:
                 yield self
                 return
-            self._undo, self._deleted, before = [], False, self._state
+            self._undo, before = [], self._state
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self
@@ -209,7 +209,7 @@ class SealedFile:
             for counter in self._counters:
                 counter.write(self._state.count)
             if self._deleted:
-                self.sweep()
+                self._deleted = not self.sweep()
 
     def put(self, sort: Sort, name: str, payload: bytes, *, owner: str | None = None) -> None:
         """Write an entry, or its next version under the same key."""

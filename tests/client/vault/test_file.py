@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -368,6 +369,26 @@ def test_a_full_disk_loses_nothing(folder: Path) -> None:
         batch.put(Sort.RECORD, "big", b"fits now")
     file.close()
     assert reopened(folder).check() == 43
+
+
+def test_a_write_that_the_system_cuts_short_loses_nothing(folder: Path) -> None:
+    file = reopened(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files cannot grow beyond
+    try:
+        refused = pytest.raises(VaultError, match="nothing was stored: disk I/O error")
+        with refused, file.transaction() as batch:
+            batch.put(Sort.RECORD, "big", os.urandom(1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not file.holds(Sort.RECORD, "big")
+    assert file.check() == 42
+    with file.transaction() as batch:
+        batch.put(Sort.RECORD, "big", os.urandom(1_000_000))
+    file.close()
+    again = reopened(folder)
+    assert again.check() == 43
+    again.close()
 
 
 def test_a_file_system_that_became_read_only(folder: Path) -> None:
