@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -29,16 +28,17 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ...shared.errors import BadInputError, TamperError, UnlockError, VaultBusyError, VaultError
+from ...shared.errors import BadInputError, TamperError, UnlockError, VaultError
 from .counter import FileCounter, KeyringCounter
 from .directory import Directory, Entry
 from .entries import Sort
 from .keys import Keyring, MasterKeys, Unlock, seal, unseal
 from .migrations import MIGRATIONS, migrate, version
+from .sqlite import DATABASE, clear_errors, connected, locked, remove
 
 __all__ = ["SealedFile"]
 
-_DATABASE, _COUNTER, _LOCK = "vault.db", "counter", "lock"
+_COUNTER = "counter"
 _PAGES = 64  # rows read at a time while iterating
 _INSERT = "INSERT INTO entries (id, sort, version, name, key, body) VALUES (?, ?, ?, ?, ?, ?)"
 
@@ -78,13 +78,13 @@ class SealedFile:
             BadInputError: there is one in that folder already.
             VaultError: the folder cannot be written to.
         """
-        if (folder / _DATABASE).exists():
+        if (folder / DATABASE).exists():
             raise BadInputError(f"there is a vault in {folder} already")
-        with _clear_errors():
+        with clear_errors():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _locked(folder)
-            draft = folder / f"{_DATABASE}.new"
-            _remove(draft)
+            lock = locked(folder)
+            draft = folder / f"{DATABASE}.new"
+            remove(draft)
             keys = MasterKeys.create(unlock, os.urandom(16))
             state = _State(
                 name_key=os.urandom(32).hex(),
@@ -100,7 +100,7 @@ class SealedFile:
             connection.close()
             for counter in _counters(folder, keys, bytes.fromhex(state.name_key), unlock):
                 counter.write(0)
-            draft.rename(folder / _DATABASE)  # half a vault never bears the name
+            draft.rename(folder / DATABASE)  # half a vault never bears the name
             os.close(lock)
         return cls.open(folder, unlock)
 
@@ -125,13 +125,13 @@ class SealedFile:
             VaultBusyError: another process writes to it.
             TamperError: the file is damaged, changed, or older than its counter.
         """
-        if not (folder / _DATABASE).is_file():
+        if not (folder / DATABASE).is_file():
             raise BadInputError(f"there is no vault in {folder}")
-        lock = None if read_only else _locked(folder)
+        lock = None if read_only else locked(folder)
         connection = None
         try:
-            with _clear_errors():
-                connection = _connected(folder, read_only=read_only)
+            with clear_errors():
+                connection = connected(folder, read_only=read_only)
                 opened = cls(folder, connection, lock)
                 if read_only and version(connection) != len(MIGRATIONS):
                     raise VaultError("the vault's layout is another; open it for writing once")
@@ -182,7 +182,7 @@ class SealedFile:
         """
         if self.read_only:
             raise VaultError("the vault was opened for reading only")
-        with self._guard, _clear_errors():
+        with self._guard, clear_errors():
             if self._undo is not None:
                 yield self
                 return
@@ -323,7 +323,7 @@ class SealedFile:
         Raises:
             TamperError: something is not what was written.
         """
-        with self._guard, _clear_errors():
+        with self._guard, clear_errors():
             self._load()
             damage = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if damage != "ok":
@@ -409,7 +409,7 @@ class SealedFile:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """One snapshot; a reader first takes in what the writer did."""
-        with self._guard, _clear_errors():
+        with self._guard, clear_errors():
             if not self.read_only or self._connection.in_transaction:
                 yield
                 return
@@ -546,59 +546,3 @@ def _counters(
     if isinstance(unlock, Keyring):
         found.append(KeyringCounter(unlock, keys.store.hex()))
     return found
-
-
-def _connected(folder: Path, *, read_only: bool) -> sqlite3.Connection:
-    database = (folder / _DATABASE).resolve()
-    mode = "rw"
-    if read_only:
-        alone = not os.access(folder, os.W_OK) and not Path(f"{database}-wal").exists()
-        mode = "ro&immutable=1" if alone else "ro"
-    connection = sqlite3.connect(
-        f"{database.as_uri()}?mode={mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=5,
-    )
-    for pragma in ("temp_store = MEMORY", "trusted_schema = OFF", "cell_size_check = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    if not read_only:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-    return connection
-
-
-def _locked(folder: Path) -> int:
-    try:
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise VaultError(f"the vault in {folder} cannot be written to: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise VaultBusyError(
-            f"another process writes to the vault in {folder}; close it, or open this one with "
-            "read_only"
-        ) from None
-    return handle
-
-
-def _remove(draft: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{draft}{suffix}").unlink(missing_ok=True)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """SQLite's and the system's errors as ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise VaultError(f"nothing was stored: {error}") from None
-    except sqlite3.DatabaseError as error:
-        raise TamperError(f"the vault's file is damaged: {error}") from None
-    except OSError as error:
-        raise VaultError(f"the vault's files cannot be used: {error}") from None
