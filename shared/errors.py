@@ -12,7 +12,8 @@ LocavoreError
 ├── AdapterError             an adapter cannot be used with this base
 ├── TrainingError            training went wrong (non-finite loss, nothing changed)
 ├── PrivacyError             a privacy rule would be broken
-│   └── WireError            something not on the allow-list was about to leave
+│   ├── WireError            something not on the allow-list was about to leave
+│   └── SecAggError          a message that would weaken a secure sum, or a sum that failed
 ├── FederationError          a federation cannot start, go on or resume
 ├── VaultError               the store of a person's records cannot be used
 │   ├── UnlockError          wrong passphrase or key, or a changed header
@@ -34,6 +35,7 @@ __all__ = [
     "PackageError",
     "PackageNotFoundError",
     "PrivacyError",
+    "SecAggError",
     "TamperError",
     "TooLittleDataError",
     "TrainingError",
@@ -106,6 +108,10 @@ class PrivacyError(LocavoreError):
 
 class WireError(PrivacyError):
     """Something that is not on the allow-list was about to leave the device."""
+
+
+class SecAggError(PrivacyError):
+    """A message that would weaken a secure sum was refused, or the sum failed."""
 
 
 class FederationError(LocavoreError):
