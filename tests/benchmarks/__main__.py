@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from locavore.shared.errors import LocavoreError
 
-from . import dp_correctness, dp_step, forgetting, simulation, text_runtime, vault
+from . import dp_correctness, dp_step, forgetting, secagg, simulation, text_runtime, vault
 from .report import Options, Report
 
 __all__ = ["BENCHMARKS", "main"]
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "dp_correctness": dp_correctness.run,
     "dp_step": dp_step.run,
     "forgetting": forgetting.run,
+    "secagg": secagg.run,
     "simulation": simulation.run,
     "text_runtime": text_runtime.run,
     "vault": vault.run,
