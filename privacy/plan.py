@@ -11,7 +11,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ from .clipping import AdaptiveClip
 from .ledger import Charge, Unit
 from .matrix import Correlation, Participation
 from .noise import Doubles, NoiseSource, length
+from .secagg.session import SecureSum
 
 __all__ = ["PrivacyPlan", "RecordPlan", "Trust", "UserPlan"]
 
@@ -31,10 +32,9 @@ _LEAST_NOISE = 0.2  # below, ε runs into the hundreds and protects nobody
 Trust = Literal["local", "secure-aggregation", "central"]
 """Who must be trusted for a claim.
 
-``local``: nobody; what leaves the device is noised already. ``secure-aggregation``: that the
-server sees only the sum, in which every device's share of the noise is; the shares are made here,
-but this version's own server does not hide the single updates, so that outside of a simulation
-something else has to. ``central``: the server, which adds the noise.
+``local``: nobody; what leaves the device is noised already. ``secure-aggregation``: that enough
+devices do not collude with the server, which sees the sum alone, with every device's share of the
+noise in it; see :mod:`locavore.privacy.secagg`. ``central``: the server, which adds the noise.
 """
 
 
@@ -149,20 +149,17 @@ class PrivacyPlan(ABC):
             return []
         return [self.clip.votes(norms, self.norm(entry))]
 
-    def add_noise(
-        self, total: Doubles, noise: NoiseSource, entry: float = 0.0, share: float = 1.0
-    ) -> Doubles:
-        """A sum ``(width,)`` of clipped contributions and their votes, with ``share`` of the noise.
+    def add_noise(self, total: Doubles, noise: NoiseSource, entry: float = 0.0) -> Doubles:
+        """A sum ``(width,)`` of clipped contributions and their votes, with noise.
 
         Args:
             total: sensitive.
             noise: where the noise comes from.
             entry: the shared vector's last, where the norm adapts.
-            share: of the standard deviation.
         """
         if not self.private:
             return total
-        return total + share * self._scales(len(total), entry) * noise.gaussian(len(total))
+        return total + self._scales(len(total), entry) * noise.gaussian(len(total))
 
     def _scales(self, width: int, entry: float) -> Doubles:
         """Standard deviation of the noise on every number of a sum."""
@@ -303,7 +300,10 @@ class UserPlan(PrivacyPlan):
         separation: rounds between two of a device's, at least.
         correlation: noise that is correlated over the rounds; needs ``central`` trust.
         fewest: devices whose shares of the noise make up the whole, under secure aggregation; a
-            sum of fewer is not released.
+            sum of fewer is not opened. More devices make more noise than is claimed, so that some
+            may drop out. The noise of those that collude with the server protects nobody: leave
+            them out of this number.
+        secure_sum: how the sum is hidden, under secure aggregation.
         within: record-level training on the device, so that both units are protected: the device's
             change is noised for its records already when it is clipped.
     """
@@ -314,6 +314,7 @@ class UserPlan(PrivacyPlan):
     separation: int = 1
     correlation: Correlation | None = None
     fewest: int | None = None
+    secure_sum: SecureSum = field(default_factory=SecureSum)
     within: RecordPlan | None = None
 
     @property
@@ -361,15 +362,34 @@ class UserPlan(PrivacyPlan):
         return [mine, *(replace(one, purpose=purpose, composed=True) for one in inner)]
 
     def seal(self, change: Doubles, entry: float, noise: NoiseSource) -> Doubles:
-        """A device's contribution ``(width,)``: its change ``(dim,)`` clipped, with what noise is
-        the device's to add. A change that is not finite counts as nothing.
+        """A device's contribution ``(width,)``: its change ``(dim,)`` clipped, and noised where
+        the trust is local. A change that is not finite counts as nothing.
+
+        Under secure aggregation its noise is added when it becomes whole numbers; see
+        :class:`~locavore.privacy.distributed.WholeNumbers`. sensitive: unless the trust is local.
         """
         norm = length(change)
         clipped = np.nan_to_num(change, posinf=0.0, neginf=0.0) * self.clip_factors(norm, entry)
         whole = np.concatenate([clipped, self.votes([norm], entry)])
-        if self.trust == "central":
-            return whole
-        return self.add_noise(whole, noise, entry, 1 / math.sqrt(self.makers or 1))
+        return self.add_noise(whole, noise, entry) if self.trust == "local" else whole
+
+    def units_of_noise(self, width: int, entry: float = 0.0) -> Doubles:
+        """Standard deviation of the noise on every number of a sum, ``(width,)``; without noise
+        the clipping norm.
+        """
+        if self.private:
+            return self._scales(width, entry)
+        units = np.full(width, self.norm(entry))
+        if isinstance(self.clip, AdaptiveClip):
+            units[-1] = self.clip.rate
+        return units
+
+    @property
+    def reach_in_units(self) -> float:
+        """Length of the longest contribution in units of noise."""
+        if self.private:
+            return 1 / self.noise_multiplier
+        return math.sqrt(2) if isinstance(self.clip, AdaptiveClip) else 1.0
 
     def release(
         self, total: Doubles, entry: float, noise: NoiseSource, state: Doubles | None = None

@@ -8,12 +8,22 @@ from collections.abc import Callable, Sequence
 
 from locavore.shared.errors import LocavoreError
 
-from . import dp_correctness, dp_step, forgetting, secagg, simulation, text_runtime, vault
+from . import (
+    distributed_dp,
+    dp_correctness,
+    dp_step,
+    forgetting,
+    secagg,
+    simulation,
+    text_runtime,
+    vault,
+)
 from .report import Options, Report
 
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "distributed_dp": distributed_dp.run,
     "dp_correctness": dp_correctness.run,
     "dp_step": dp_step.run,
     "forgetting": forgetting.run,

@@ -48,7 +48,7 @@ RECORDS = [[70, 71, 300, 12], [90, 91], [17, 18, 19, 20, 21, 22, 23, 24, 25], [3
 QUIET = record_plan(noise_multiplier=0, expected_batch=8, clip=1.0, local_steps=2)
 
 
-class Everyone:
+class Everyone(SecureNoise):
     """A noise source that samples every record and whose noise is zero."""
 
     def uniform(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -58,7 +58,7 @@ class Everyone:
         return np.zeros(count)
 
 
-class Nobody:
+class Nobody(SecureNoise):
     """A noise source that samples no record, and whose noise is real."""
 
     def uniform(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
