@@ -18,10 +18,9 @@ from __future__ import annotations
 import logging
 import math
 import random
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -57,17 +56,15 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from ..shared.errors import BadInputError, FederationError, PrivacyError, WireError
+from ..shared.errors import BadInputError, PrivacyError, RevokedError, WireError
 from ..shared.wire import MESSAGE_TYPES, silence_flower
+from .secured import secured
 
-__all__ = ["EmbeddedNode", "NodeConfig", "RevokedError"]
+__all__ = ["EmbeddedNode", "NodeConfig"]
 
 _log = logging.getLogger("locavore.client")
+_ENVELOPE_BYTES = 1 << 16  # that protobuf puts around a message's parts
 _OBJECT_TRIES = 5  # for a part that its sender has not laid out yet
-
-
-class RevokedError(FederationError):
-    """The federation does not let this node in, or no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +116,7 @@ class EmbeddedNode:
         address: ``host:port`` of the server.
         key: the node's EC key (P-384), which the server has registered.
         config: how it behaves.
-        root_certificates: PEM of the authorities that the server's certificate must be signed by;
+        certificates: PEM of the authorities that the server's certificate must be signed by;
             None: those that this system trusts. ``insecure`` speaks without TLS, on loopback only.
         node_id: as the server gave it at registration. Without it the node is activated by its
             key, which a server refuses as long as it takes the node for connected.
@@ -136,7 +133,7 @@ class EmbeddedNode:
         key: ec.EllipticCurvePrivateKey,
         config: NodeConfig,
         *,
-        root_certificates: bytes | None = None,
+        certificates: str | None = None,
         node_id: int | None = None,
         node_config: Mapping[str, bool | float | int | str] | None = None,
         gates: Mapping[str, Callable[[], bool]] | None = None,
@@ -162,9 +159,10 @@ class EmbeddedNode:
             interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
         )
         self._fleet.close()
-        self._fleet._client = httpx.Client(
-            transport=_Bounded(config.max_message_bytes, _trusting(root_certificates)),
-            timeout=config.timeout_s,
+        self._fleet._client = secured(
+            certificates,
+            most=config.max_message_bytes + _ENVELOPE_BYTES,
+            timeout_s=config.timeout_s,
         )
 
     def stop(self) -> None:
@@ -354,45 +352,6 @@ class EmbeddedNode:
                 self._fleet.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
             except httpx.HTTPError as error:
                 _log.info("the server could not be told that this node goes: %s", error)
-
-
-class _Bounded(httpx.HTTPTransport):
-    """Stops reading an answer that is larger than the largest message, packed or not."""
-
-    def __init__(self, most: int, trusted: ssl.SSLContext | None) -> None:
-        super().__init__(verify=True if trusted is None else trusted)
-        self._most = most + (1 << 16)  # and what protobuf puts around it
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        response = super().handle_request(request)
-        response.headers.pop("content-encoding", None)  # nobody was asked to pack anything
-        assert isinstance(response.stream, httpx.SyncByteStream)
-        response.stream = _BoundedStream(response.stream, self._most)
-        return response
-
-
-class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, most: int) -> None:
-        self._stream, self._most = stream, most
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = self._most
-        for block in self._stream:
-            left -= len(block)
-            if left < 0:
-                raise WireError(f"the server's answer has more than {self._most} bytes")
-            yield block
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def _trusting(certificates: bytes | None) -> ssl.SSLContext | None:
-    if certificates is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=certificates.decode("ascii"))
-    return context
 
 
 def _require_admitted(error: Exception) -> None:

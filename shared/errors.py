@@ -15,6 +15,8 @@ LocavoreError
 │   ├── WireError            something not on the allow-list was about to leave
 │   └── SecAggError          a message that would weaken a secure sum, or a sum that failed
 ├── FederationError          a federation cannot start, go on or resume
+│   ├── AdmissionError       a device is not let in, or an invitation does not hold
+│   └── RevokedError         a federation lets this device in no more
 ├── VaultError               the store of a person's records cannot be used
 │   ├── UnlockError          wrong passphrase or key, or a changed header
 │   ├── VaultBusyError       another process writes to it
@@ -24,6 +26,7 @@ LocavoreError
 
 __all__ = [
     "AdapterError",
+    "AdmissionError",
     "BadInputError",
     "ConsentError",
     "ContextLengthError",
@@ -35,6 +38,7 @@ __all__ = [
     "PackageError",
     "PackageNotFoundError",
     "PrivacyError",
+    "RevokedError",
     "SecAggError",
     "TamperError",
     "TooLittleDataError",
@@ -118,6 +122,14 @@ class FederationError(LocavoreError):
     """A federation cannot start, go on or resume."""
 
     exit_code = 7
+
+
+class AdmissionError(FederationError):
+    """A device is not let in, or an invitation does not hold."""
+
+
+class RevokedError(FederationError):
+    """A federation lets this device in no more."""
 
 
 class VaultError(LocavoreError):

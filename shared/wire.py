@@ -76,7 +76,7 @@ _UPDATE: _Rows = {
 _ANSWER = {"round": "count", "plan": "digest"}
 _HIDDEN: Mapping[str, _Rows] = {
     "advertise down": {
-        "config": {**_BROADCAST["config"], "nonce": "bytes 16"},
+        "config": {**_BROADCAST["config"], "nonce": "bytes 16", "roster": "digest"},
         "arrays": _BROADCAST["arrays"],
     },
     "advertise up": {"config": {**_ANSWER, "keys": "bytes 160"}},
@@ -118,6 +118,7 @@ class Broadcast:
         plan: SHA-256 (hex) of the public training plan.
         base: identity of the base model's weights.
         nonce: of a secure sum, 16 bytes; empty where updates travel by themselves.
+        roster: SHA-256 (hex) of who may take part in that sum.
     """
 
     theta: Array
@@ -125,6 +126,7 @@ class Broadcast:
     plan: str
     base: str
     nonce: bytes = b""
+    roster: str = ""
 
     def records(self) -> Records:
         """The plain description that travels."""
@@ -135,7 +137,7 @@ class Broadcast:
             "base": self.base,
         }
         if self.nonce:
-            config["nonce"] = self.nonce
+            config |= {"nonce": self.nonce, "roster": self.roster}
         return {"arrays": {"theta": self.theta}, "config": config}
 
 
@@ -149,8 +151,8 @@ def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
     _check(records, f"{phase} down", dim if isinstance(dim, int) else 0)
     config = cast(Mapping[str, Any], records["config"])
     theta = cast(Array, records["arrays"]["theta"])
-    nonce = config.get("nonce", b"")
-    return Broadcast(theta, config["round"], config["plan"], config["base"], nonce)
+    nonce, roster = config.get("nonce", b""), config.get("roster", "")
+    return Broadcast(theta, config["round"], config["plan"], config["base"], nonce, roster)
 
 
 def check_step(records: Records, *, phase: Phase) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Link:
         manager = NoOpFederationManager(simulation=False)
         _, self._factory = get_objectstore_linkstate_factories(str(database), manager)
         self.state = self._factory.state()
+        self._run_id: int | None = None
 
     def fleet(self) -> FastAPI:
         """The ASGI app for devices: Flower's Fleet API, for registered nodes only."""
@@ -108,6 +109,19 @@ class Link:
         """Number of nodes that are connected."""
         return len(self.state.get_node_info(statuses=[NodeStatus.ONLINE]))
 
+    def keep_only(self, nodes: Mapping[int, bool]) -> None:
+        """Revoke every registered node that is not among these, or not let in any more."""
+        for known in self.state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
+            if not nodes.get(known.node_id, False):
+                self.revoke(known.node_id)
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes from devices and bytes to them, in the run that is under way."""
+        if self._run_id is None:
+            return 0, 0
+        run = self.state.get_run_info(run_ids=[self._run_id])[0]
+        return run.bytes_recv, run.bytes_sent
+
     def run(self, server_app: ServerApp, app_id: str) -> None:
         """Run a ServerApp to its end, as the one run of this link; raises what it raises.
 
@@ -133,6 +147,7 @@ class Link:
         task = run.primary_task_id
         if not (state.claim_task(task) and state.activate_task(task)):
             raise FederationError("Flower's state does not let the run begin; see its log")
+        self._run_id = run_id
         TaskIdentity.task_id, TaskIdentity.run_id = task, run_id
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         over = threading.Event()
@@ -146,6 +161,10 @@ class Link:
             over.set()
             beat.join()
             state.finish_task(task, how, "")
+
+
+def _is_flowers(reply: Message) -> bool:
+    return bool(reply.metadata.src_node_id == SUPERLINK_NODE_ID)
 
 
 def _beat(state: Any, task: int, over: threading.Event) -> None:
@@ -173,6 +192,7 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         self._state, self._run = state, run
         self._poll_s, self._sleep = poll_s, sleep
         self._arriving: list[Message] = []
+        self._gone: set[str] = set()
 
     def set_run(self, run: Run) -> None:
         """Set Flower's run information."""
@@ -220,7 +240,10 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         return pushed
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Hand out the replies to these messages that are there with all of their parts."""
+        """Hand out the replies to these messages that are there with all of their parts.
+
+        What Flower says in the place of a node that is gone is no reply: the node is silent.
+        """
         run_id = self._run.run_id
         found = self._state.get_message_res(message_ids=set(message_ids), run_id=run_id)
         self._state.delete_messages(
@@ -232,7 +255,8 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
             complete = self._inflated(message)
             (arriving if complete is None else whole).append(complete or message)
         self._arriving = arriving
-        return whole
+        self._gone = {m.metadata.reply_to_message_id for m in whole if _is_flowers(m)}
+        return [message for message in whole if not _is_flowers(message)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -245,7 +269,7 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         while waiting or self._arriving:
             came = self.pull_messages(waiting)
             replies += came
-            waiting -= {message.metadata.reply_to_message_id for message in came}
+            waiting -= {message.metadata.reply_to_message_id for message in came} | self._gone
             waiting -= {message.metadata.reply_to_message_id for message in self._arriving}
             if time.monotonic() >= end:
                 break

@@ -24,7 +24,12 @@ from ..summing import Fleet
 __all__ = ["APP", "Deployed", "serving", "settle"]
 
 APP = "locavore/federation"
-QUICK = {"busy_poll_s": 0.02, "idle_poll_s": 0.05, "first_wait_s": 0.05, "longest_wait_s": 0.2}
+QUICK: dict[str, Any] = {
+    "busy_poll_s": 0.02,
+    "idle_poll_s": 0.05,
+    "first_wait_s": 0.05,
+    "longest_wait_s": 0.2,
+}
 
 
 @contextmanager
