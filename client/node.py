@@ -203,7 +203,7 @@ class EmbeddedNode:
         """Whether all gates are open."""
         closed = next((name for name, is_open in self._gates.items() if not is_open()), None)
         if closed != self.closed_by:
-            _log.info("taking part again" if closed is None else "taking no part: %s", closed)
+            _log.info("gates are %s", "open" if closed is None else f"closed: {closed}")
         self.closed_by = closed
         return closed is None
 

@@ -23,7 +23,7 @@ from locavore.shared.errors import LocavoreError
 from locavore.shared.wire import MESSAGE_TYPES
 
 QUICK: dict[str, Any] = {
-    "busy_poll_s": 0.1,
+    "busy_poll_s": 0.3,
     "idle_poll_s": 0.3,
     "longest_wait_s": 1.0,
     "heartbeat_s": 10.0,
