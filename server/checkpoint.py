@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from safetensors.numpy import save
 from ..privacy.noise import Doubles
 from ..shared.adapters import Array
 from ..shared.errors import FederationError
+from ..shared.files import write_whole
 
 __all__ = ["Checkpoint", "HistoryRow", "latest"]
 
@@ -98,7 +98,7 @@ class Checkpoint:
         if self.noise is not None:
             tensors["noise"] = np.ascontiguousarray(self.noise)
         metadata = {"format": FORMAT, "state": state, "sha256": _digest(state, tensors)}
-        _write_whole(path, save(tensors, metadata))
+        write_whole(path, save(tensors, metadata))
         return path
 
     @classmethod
@@ -157,18 +157,3 @@ def _digest(state: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     for name in sorted(tensors):
         digest.update(b"\x00" + name.encode() + b"\x00" + tensors[name].tobytes())
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, raw: bytes) -> None:
-    """Write a file so that after a crash there is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(raw)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
