@@ -222,7 +222,7 @@ def _file(name: str, entry: Mapping[str, Any], packs: list[tuple[str, int]]) -> 
             digest = hashes[_HASH_BYTES * place : _HASH_BYTES * (place + 1)]
             chunks.append(Chunk(digest, length, pack, offset))
             offset += length
-        _require(0 <= start and offset <= size, f"{name!r} reaches out of its pack")
+        _require(start >= 0 and offset <= size, f"{name!r} reaches out of its pack")
     _require(len(chunks) == len(lengths), f"{name!r} has chunks without a place")
     _require(sum(lengths) == entry["length"], f"{name!r} is not as long as its chunks")
     return IndexedFile(length=entry["length"], sha256=entry["sha256"], chunks=tuple(chunks))

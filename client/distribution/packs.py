@@ -1,4 +1,4 @@
-"""Reads chunks from packs on a server: as few requests as possible, each continued where it broke."""
+"""Reads chunks from packs on a server: few requests, and each continued where it broke."""
 
 from __future__ import annotations
 

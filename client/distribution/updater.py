@@ -208,9 +208,7 @@ class PackageUpdater:
             raise PackageNotFoundError(f"{self.url} offers no {name!r} in {kind}")
         return offered[-1]
 
-    def _require_untried(
-        self, installed: Installed, name: str, version: str, digest: str
-    ) -> None:
+    def _require_untried(self, installed: Installed, name: str, version: str, digest: str) -> None:
         if installed.is_bad(digest, self.limits.checks):
             current = installed.current
             stays = f"{current.name} stays in use" if current else "none is in use"

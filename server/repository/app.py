@@ -6,7 +6,6 @@ folder, follows no links out of it, and shows no file that is still being writte
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ...shared.errors import BadInputError, MissingExtraError
@@ -32,7 +31,7 @@ _PARTS = ("metadata", "targets", "packs")
 
 class _PublicFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
-        parts = path.split(os.sep)
+        parts = Path(path).parts or ("",)
         if parts[0] not in _PARTS or any(part.startswith(".") for part in parts):
             raise HTTPException(404)
         if scope["method"] not in ("GET", "HEAD"):

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from securesystemslib.signer import Key, SSlibKey
 from tuf.api.metadata import (
@@ -24,8 +23,8 @@ from tuf.api.metadata import (
     MetaFile,
     Role,
     Root,
-    Signed,
     Snapshot,
+    T,
     Targets,
     Timestamp,
 )
@@ -35,7 +34,7 @@ from ...shared.errors import BadInputError
 __all__ = [
     "ADAPTERS",
     "OFFLINE",
-    "ROLES",
+    "ONLINE",
     "Missing",
     "Terms",
     "delegate_adapters",
@@ -44,6 +43,7 @@ __all__ = [
     "keys_of",
     "missing",
     "renewed",
+    "require_threshold",
     "snapshot_of",
     "terms_of",
     "timestamp_of",
@@ -51,12 +51,11 @@ __all__ = [
 ]
 
 OFFLINE = ("root", "targets")
-ROLES = ("root", "targets", "snapshot", "timestamp")
+ONLINE = ("snapshot", "timestamp")
 ADAPTERS = "adapters"
 """The role that a server may hold, to publish shared adapters and nothing else."""
 
 _DAYS = "x-locavore-days"
-_Signed = TypeVar("_Signed", bound=Signed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +106,18 @@ def first_root(
         BadInputError: a role without keys, or a threshold out of bounds.
     """
     roles = {}
-    for role in ROLES:
+    for role in (*OFFLINE, *ONLINE):
         ids = list(dict.fromkeys(key.keyid for key in keys[role]))
-        roles[role] = Role(ids, _threshold(role, thresholds.get(role, 1), len(ids)))
-    by_id = {key.keyid: key for role in ROLES for key in keys[role]}
+        roles[role] = Role(ids, require_threshold(role, thresholds.get(role, 1), len(ids)))
+    by_id: dict[str, Key] = {key.keyid: key for role in (*OFFLINE, *ONLINE) for key in keys[role]}
     root = Root(1, None, terms.expiry("root", now), by_id, roles, consistent_snapshot=True)
     root.unrecognized_fields[_DAYS] = dict(vars(terms))
     return Metadata(root)
 
 
-def first_targets(terms: Terms, now: datetime, version: int = 1) -> Metadata[Targets]:
+def first_targets(expiry: datetime) -> Metadata[Targets]:
     """An empty list of targets, unsigned."""
-    return Metadata(Targets(version, None, terms.expiry("targets", now)))
+    return Metadata(Targets(1, None, expiry))
 
 
 def delegate_adapters(targets: Targets, key: SSlibKey) -> None:
@@ -132,10 +131,8 @@ def terms_of(root: Root) -> Terms:
     return Terms(**root.unrecognized_fields.get(_DAYS, {}))
 
 
-def renewed(
-    document: Metadata[_Signed], expiry: datetime, *, published: bool
-) -> Metadata[_Signed]:
-    """The document to sign next: a new version of a published one, or a draft without signatures."""
+def renewed(document: Metadata[T], expiry: datetime, *, published: bool) -> Metadata[T]:
+    """What to sign next: a new version of what is published, or a draft without signatures."""
     fresh = deepcopy(document)
     fresh.signatures.clear()
     fresh.signed.expires = expiry
@@ -164,7 +161,7 @@ def with_keys(
             raise BadInputError(f"key {keyid[:8]} is not one of the role {role}")
         if keyid not in {key.keyid for key in add}:
             delegator.revoke_key(keyid, role)
-    held.threshold = _threshold(role, threshold or held.threshold, len(held.keyids))
+    held.threshold = require_threshold(role, threshold or held.threshold, len(held.keyids))
 
 
 def keys_of(delegator: Root | Targets, role: str) -> dict[str, Key]:
@@ -173,7 +170,7 @@ def keys_of(delegator: Root | Targets, role: str) -> dict[str, Key]:
 
 
 def missing(
-    document: Metadata[_Signed], role: str, delegator: Root | Targets, previous: Root | None = None
+    document: Metadata[T], role: str, delegator: Root | Targets, previous: Root | None = None
 ) -> Missing:
     """What a document lacks.
 
@@ -211,7 +208,12 @@ def timestamp_of(
     )
 
 
-def _threshold(role: str, threshold: int, keys: int) -> int:
+def require_threshold(role: str, threshold: int, keys: int) -> int:
+    """A threshold within 1 and the number of keys.
+
+    Raises:
+        BadInputError: it is not.
+    """
     if not 1 <= threshold <= keys:
         raise BadInputError(
             f"the threshold of {role} must be 1..{keys}, as many as it has keys, got {threshold}"
