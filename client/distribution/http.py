@@ -61,7 +61,7 @@ class Http(FetcherInterface):
         except DownloadError as error:
             raise TufDownloadError(str(error)) from error
         if response.status != 200:
-            response.release_conn()
+            response.close()  # its body is not read, so the connection cannot be used again
             raise DownloadHTTPError(f"{url} answers {response.status}", response.status)
         return self._metadata(url, response)
 

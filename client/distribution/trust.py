@@ -38,7 +38,7 @@ class Trust:
     def __init__(self, folder: Path, url: str, root: bytes, http: Http, limits: Limits) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._url, self._limits = folder, url, limits
-        with _sentences(url):
+        try:
             self._updater = Updater(
                 str(folder),
                 f"{url}metadata/",
@@ -54,6 +54,12 @@ class Trust:
                 ),
                 bootstrap=root,
             )
+        except (exceptions.RepositoryError, ValueError) as error:
+            raise UntrustedError(
+                f"the pinned root cannot be used: {error}; ask the repository's operator for "
+                "root.json"
+            ) from error
+        with _sentences(url):
             self._updater.refresh()
 
     def versions(self, kind: str, name: str) -> list[str]:

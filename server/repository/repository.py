@@ -178,6 +178,7 @@ class Repository:
             )
             raw = index.to_json()
             target = TargetFile.from_data(target_path(source.kind, name, version), raw, ["sha256"])
+            target.unrecognized_fields["custom"] = {"base_id": index.base_id, "bytes": index.nbytes}
             file = self.public / "targets" / target.get_prefixed_paths()[0]
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, raw)

@@ -137,7 +137,8 @@ def sign(
         if role == "targets":
             _packages(repository)
         else:
-            _say(f"  root needs {state.threshold} of {', '.join(state.keys)}")
+            for other in repository.states():
+                _say(f"  {other.role}: {other.threshold} of {', '.join(other.keys)}")
     _waiting(repository)
 
 
@@ -193,7 +194,9 @@ def show(folder: Folder) -> None:
     table = Table("role", "version", "until", "threshold", "state")
     for state in repository.states():
         waits = f"lacks {state.missing} of {', '.join(state.holders)}"
-        how = waits if state.missing else "to be published" if state.draft else "published"
+        how = "to be published" if state.draft else "published"
+        if state.missing and state.role in ("root", "targets"):
+            how = waits
         needed = f"{state.threshold} of {len(state.keys)}"
         table.add_row(
             state.role, str(state.version), f"{state.expires:%Y-%m-%d %H:%M}", needed, how
