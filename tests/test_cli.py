@@ -36,7 +36,15 @@ def test_the_version_is_the_installed_one() -> None:
         ("generate",),
         ("base",),
         ("base", "build"),
+        ("base", "fetch"),
         ("base", "list"),
+        ("repo",),
+        *(
+            ("repo", name)
+            for name in (
+                *("key", "init", "add", "sign", "rotate", "publish", "refresh", "show", "serve"),
+            )
+        ),
         ("device",),
         *(
             ("device", name)

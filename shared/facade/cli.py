@@ -23,6 +23,7 @@ from .device_cli import device_app, opened
 from .home import (
     bases_folder,
     distribution_folder,
+    fetched_link,
     find_base,
     install_fetched,
     installed_bases,
@@ -102,6 +103,7 @@ def base_fetch(
 
     if not root.is_file():
         raise BadInputError(f"there is no root {root}; ask the repository's operator for it")
+    fetched_link(name)  # before anything is downloaded
     updater = PackageUpdater(distribution_folder(repo), repo, root.read_bytes())
 
     def check(folder: Path) -> None:

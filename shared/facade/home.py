@@ -26,6 +26,7 @@ from .shared.packages import MANIFEST, Package, open_package
 __all__ = [
     "bases_folder",
     "distribution_folder",
+    "fetched_link",
     "find_base",
     "install_fetched",
     "installed_bases",
@@ -68,8 +69,8 @@ def distribution_folder(url: str) -> Path:
     return _fetched() / f"{readable}-{digest}"
 
 
-def install_fetched(name: str, package: Path) -> Path:
-    """Let a base's name lead to a fetched package; return the link.
+def fetched_link(name: str) -> Path:
+    """Where a fetched base of that name is found.
 
     Raises:
         BadInputError: a base of that name was built here.
@@ -80,9 +81,18 @@ def install_fetched(name: str, package: Path) -> Path:
             f"a base {name!r} was built on this machine, in {link}; remove it, or publish the "
             "other one under another name"
         )
+    return link
+
+
+def install_fetched(name: str, package: Path) -> None:
+    """Let a base's name lead to a fetched package.
+
+    Raises:
+        BadInputError: a base of that name was built here.
+    """
+    link = fetched_link(name)
     link.parent.mkdir(parents=True, exist_ok=True)
     point_link(link, os.path.relpath(package, link.parent.resolve()))
-    return link
 
 
 def signing_key() -> Ed25519PrivateKey:

@@ -53,7 +53,7 @@ class Site:
     endless: str = ""
     status: int = 0
     lies_about_range: bool = False
-    busy: int = 0
+    idle: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         site = self
@@ -133,13 +133,13 @@ class Site:
         request.close_connection = True
         request.send_response(200)
         request.end_headers()
-        self.busy += 1
+        self.idle.clear()
         try:
             while True:
                 request.wfile.write(bytes(PIECE))
                 self.sent += PIECE
         except OSError:
-            self.busy -= 1
+            self.idle.set()
 
 
 class World:
