@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import BadInputError, PackageError
 
@@ -44,8 +44,7 @@ _VERSION = re.compile(r"\d{1,9}(\.\d{1,9}){0,3}")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of a file.
 
     Args:
@@ -63,11 +62,43 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedFile:
-    """A file: its length in bytes, its SHA-256 (hex), and its chunks in order."""
+    """A file and what it is made of; chunks are kept in columns, and made when they are asked for.
+
+    Args:
+        length: bytes.
+        sha256: of the whole file (hex).
+        hashes: of its chunks in order, 32 bytes each.
+        lengths: of its chunks, bytes.
+        runs: pack, offset in it, and how many chunks follow each other from there.
+    """
 
     length: int
     sha256: str
-    chunks: tuple[Chunk, ...]
+    hashes: bytes
+    lengths: tuple[int, ...]
+    runs: tuple[tuple[str, int, int], ...]
+
+    @classmethod
+    def of(cls, sha256: str, chunks: Sequence[Chunk]) -> IndexedFile:
+        """A file of these chunks."""
+        return cls(
+            length=sum(chunk.length for chunk in chunks),
+            sha256=sha256,
+            hashes=b"".join(chunk.digest for chunk in chunks),
+            lengths=tuple(chunk.length for chunk in chunks),
+            runs=_runs(chunks),
+        )
+
+    @property
+    def chunks(self) -> Iterator[Chunk]:
+        """Its chunks in order."""
+        place = 0
+        for pack, offset, count in self.runs:
+            for length in self.lengths[place : place + count]:
+                begin = _HASH_BYTES * place
+                yield Chunk(self.hashes[begin : begin + _HASH_BYTES], length, pack, offset)
+                offset += length
+                place += 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +141,9 @@ class Index:
             name: {
                 "length": file.length,
                 "sha256": file.sha256,
-                "hashes": b64encode(b"".join(c.digest for c in file.chunks)).decode(),
-                "lengths": [c.length for c in file.chunks],
-                "runs": _runs(file.chunks, number),
+                "hashes": b64encode(file.hashes).decode(),
+                "lengths": file.lengths,
+                "runs": [[number[pack], offset, count] for pack, offset, count in file.runs],
             }
             for name, file in self.files.items()
         }
@@ -193,39 +224,46 @@ def pack_path(pack: str) -> str:
     return f"packs/{pack}.pack"
 
 
-def _runs(chunks: Iterable[Chunk], number: Mapping[str, int]) -> list[list[int]]:
-    runs: list[list[int]] = []  # pack, offset, how many chunks follow each other from there
+def _runs(chunks: Iterable[Chunk]) -> tuple[tuple[str, int, int], ...]:
+    runs: list[tuple[str, int, int]] = []
     pack, end = "", -1
     for chunk in chunks:
         if (chunk.pack, chunk.offset) == (pack, end):
-            runs[-1][2] += 1
+            runs[-1] = (pack, runs[-1][1], runs[-1][2] + 1)
         else:
-            runs.append([number[chunk.pack], chunk.offset, 1])
+            runs.append((chunk.pack, chunk.offset, 1))
         pack, end = chunk.pack, chunk.offset + chunk.length
-    return runs
+    return tuple(runs)
 
 
 def _file(name: str, entry: Mapping[str, Any], packs: list[tuple[str, int]]) -> IndexedFile:
-    hashes, lengths = b64decode(entry["hashes"], validate=True), entry["lengths"]
+    hashes, lengths = b64decode(entry["hashes"], validate=True), tuple(entry["lengths"])
     _require(len(hashes) == _HASH_BYTES * len(lengths), f"{name!r} has not one hash a chunk")
     _require(bool(_HEX.fullmatch(entry["sha256"])), f"{name!r} has no SHA-256")
-    chunks: list[Chunk] = []
+    _require(set(map(type, lengths)) <= {int}, f"{name!r} has a chunk of no whole number of bytes")
+    if lengths and not (min(lengths) >= 1 and max(lengths) <= MAX_CHUNK_BYTES):
+        raise BadInputError(
+            f"{name!r} has a chunk of {min(lengths)} or {max(lengths)} bytes, allowed are "
+            f"1..{MAX_CHUNK_BYTES}"
+        )
+    runs, place = [], 0
     for number, start, count in entry["runs"]:
         _require(0 <= number < len(packs) and count >= 1, f"{name!r} has a run of no pack")
-        (pack, size), offset = packs[number], start
-        for place in range(len(chunks), len(chunks) + count):
-            length = lengths[place]
-            _require(
-                isinstance(length, int) and 1 <= length <= MAX_CHUNK_BYTES,
-                f"{name!r} has a chunk of {length} bytes, allowed are 1..{MAX_CHUNK_BYTES}",
-            )
-            digest = hashes[_HASH_BYTES * place : _HASH_BYTES * (place + 1)]
-            chunks.append(Chunk(digest, length, pack, offset))
-            offset += length
-        _require(start >= 0 and offset <= size, f"{name!r} reaches out of its pack")
-    _require(len(chunks) == len(lengths), f"{name!r} has chunks without a place")
+        _require(place + count <= len(lengths), f"{name!r} has a run of chunks that it has not")
+        pack, size = packs[number]
+        end = start + sum(lengths[place : place + count])
+        _require(start >= 0 and end <= size, f"{name!r} reaches out of its pack")
+        runs.append((pack, start, count))
+        place += count
+    _require(place == len(lengths), f"{name!r} has chunks without a place")
     _require(sum(lengths) == entry["length"], f"{name!r} is not as long as its chunks")
-    return IndexedFile(length=entry["length"], sha256=entry["sha256"], chunks=tuple(chunks))
+    return IndexedFile(
+        length=entry["length"],
+        sha256=entry["sha256"],
+        hashes=hashes,
+        lengths=lengths,
+        runs=tuple(runs),
+    )
 
 
 def _require_file_names(names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from ...shared.errors import DownloadError, IntegrityError
 from ...shared.files import sync_folder
 from ...shared.packages import FileEntry
 from .packs import PackReader
-from .plan import Piece, reach
+from .plan import Piece, reaches
 
 __all__ = ["Progress", "Tally", "assemble", "finish", "require_room", "verify"]
 
@@ -50,14 +50,14 @@ def assemble(
         DownloadError: it sent too few, or none.
     """
     tally = Tally()
-    numbered = enumerate(pieces)
-    for name, group in groupby(numbered, lambda pair: pair[1].file):
+    with_stops = zip(pieces, reaches(pieces), strict=True)
+    for name, group in groupby(with_stops, lambda pair: pair[0].file):
         path = into / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "w+b") as stream:
             end = 0
-            for number, piece in group:
-                _place(pieces, number, stream, reader, tally)
+            for piece, stop in group:
+                _place(piece, stop, stream, reader, tally)
                 end = piece.at + piece.chunk.length
                 progress(tally.kept + tally.held + tally.fetched, total)
             stream.truncate(end)
@@ -86,7 +86,7 @@ def verify(index: Index, folder: Path) -> None:
 def finish(index: Index, into: Path) -> None:
     """Make files without a byte, take away what is not listed, and put all names on disk."""
     for name, file in index.files.items():
-        if not file.chunks:
+        if not file.lengths:
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             (into / name).write_bytes(b"")
     wanted = {into / name for name in index.files}
@@ -110,10 +110,7 @@ def require_room(folder: Path, wanted: int) -> None:
         )
 
 
-def _place(
-    pieces: Sequence[Piece], number: int, stream: BinaryIO, reader: PackReader, tally: Tally
-) -> None:
-    piece = pieces[number]
+def _place(piece: Piece, stop: int, stream: BinaryIO, reader: PackReader, tally: Tally) -> None:
     chunk = piece.chunk
     stream.seek(piece.at)
     if _fits(stream.read(chunk.length), chunk.digest):
@@ -123,7 +120,6 @@ def _place(
     if raw is not None:
         tally.held += chunk.length
     else:
-        stop = reach(pieces, number)
         raw = reader.read(chunk.pack, chunk.offset, chunk.length, stop)
         if not _fits(raw, chunk.digest):
             raise IntegrityError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...shared.chunk_index import Chunk, Index
 
-__all__ = ["Piece", "plan", "reach"]
+__all__ = ["Piece", "plan", "reaches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,20 @@ def plan(index: Index, into: Path, held: Iterable[tuple[Path, Index]]) -> list[P
     return pieces
 
 
-def reach(pieces: Sequence[Piece], first: int) -> int:
-    """Where in its pack one request ends that begins with a piece and goes on while it can.
+def reaches(pieces: Sequence[Piece]) -> list[int]:
+    """For each piece, where in its pack a request may end that begins with it.
 
-    Args:
-        first: place in ``pieces`` of one to be fetched; local ones behind it are passed over.
+    It goes on as long as the pieces to be fetched follow each other; local ones are passed over.
     """
-    begin = pieces[first].chunk
-    end = begin.offset + begin.length
-    for piece in pieces[first + 1 :]:
-        if piece.local is not None:
-            continue
-        if (piece.chunk.pack, piece.chunk.offset) != (begin.pack, end):
-            break
-        end += piece.chunk.length
-    return end
+    stops = [0] * len(pieces)
+    ahead: tuple[str, int, int] = ("", 0, 0)  # pack and offset of the next one to fetch, its stop
+    for place in range(len(pieces) - 1, -1, -1):
+        chunk = pieces[place].chunk
+        end = chunk.offset + chunk.length
+        stops[place] = ahead[2] if ahead[:2] == (chunk.pack, end) else end
+        if pieces[place].local is None:
+            ahead = (chunk.pack, chunk.offset, stops[place])
+    return stops
 
 
 def _pieces(index: Index) -> Iterable[Piece]:

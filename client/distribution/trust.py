@@ -112,7 +112,7 @@ class Trust:
                 f"{self._url} offers {' '.join(found)} in the place of {' '.join(asked)}"
             )
         limits = self._limits
-        longest = max((chunk.length for chunk in index.chunks()), default=0)
+        longest = max(length for file in index.files.values() for length in (0, *file.lengths))
         for what, value, bound in (
             ("files", len(index.files), limits.files),
             ("bytes", index.nbytes, limits.package_bytes),

@@ -27,7 +27,6 @@ from ...shared.chunk_index import Index, require_name
 from ...shared.errors import (
     DistributionError,
     IntegrityError,
-    PackageError,
     PackageNotFoundError,
     SelfCheckError,
 )
@@ -151,8 +150,10 @@ class PackageUpdater:
             if again:
                 installed.forgive(digest)
             in_use = installed.current if installed.current_digest == digest else None
-            if in_use is not None and not (recheck and _damaged(in_use)):
-                return self._told(in_use, http, changed=False, tally=Tally())
+            if in_use is not None:
+                index = index_beside(in_use)
+                if not (recheck and _damaged(index, in_use)):
+                    return _told(index, in_use, http, changed=False, tally=Tally())
             self._require_untried(installed, name, version, digest)
             index = self._index(trust, installed, target)
             trust.require_match(index, kind, name, version)
@@ -161,7 +162,7 @@ class PackageUpdater:
                 self._check(check, installed, place, digest)
             installed.use(place, remember=in_use is None)
             installed.prune()
-            return self._told(place, http, changed=True, tally=tally)
+            return _told(index, place, http, changed=True, tally=tally)
 
     def rollback(self, name: str, *, kind: str = "bases") -> Path:
         """Go back to the version before, and never again try the one in use now.
@@ -227,7 +228,7 @@ class PackageUpdater:
         self, installed: Installed, index: Index, digest: str, http: Http, progress: Progress
     ) -> tuple[Path, Tally]:
         place = installed.place(index.version, digest)
-        if place.is_dir() and not _damaged(place):
+        if place.is_dir() and not _damaged(index, place):
             installed.drop_next()  # was put together by an attempt that died later
             return place, Tally(kept=index.nbytes)
         into = installed.next
@@ -263,25 +264,25 @@ class PackageUpdater:
             raise SelfCheckError(f"{place.name} failed its check ({error}); {stays}") from error
         installed.end_check(digest, passed=True)
 
-    def _told(self, folder: Path, http: Http, *, changed: bool, tally: Tally) -> Update:
-        index = index_beside(folder)
-        return Update(
-            kind=index.kind,
-            name=index.name,
-            version=index.version,
-            base_id=index.base_id,
-            folder=folder,
-            changed=changed,
-            nbytes=index.nbytes,
-            received=http.received,
-            held=tally.held,
-            kept=tally.kept,
-        )
+
+def _told(index: Index, folder: Path, http: Http, *, changed: bool, tally: Tally) -> Update:
+    return Update(
+        kind=index.kind,
+        name=index.name,
+        version=index.version,
+        base_id=index.base_id,
+        folder=folder,
+        changed=changed,
+        nbytes=index.nbytes,
+        received=http.received,
+        held=tally.held,
+        kept=tally.kept,
+    )
 
 
-def _damaged(folder: Path) -> bool:
+def _damaged(index: Index, folder: Path) -> bool:
     try:
-        verify(index_beside(folder), folder)
-    except PackageError:
+        verify(index, folder)
+    except IntegrityError:
         return True
     return False

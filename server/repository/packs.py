@@ -47,24 +47,28 @@ def index_folder(
         for chunk in index.chunks():
             places.setdefault(chunk.digest, chunk)
     (public / "packs").mkdir(parents=True, exist_ok=True)
+    digests: dict[str, str] = {}
+    pieces: dict[str, list[Chunk]] = {}
     with _Pack(public) as pack:
-        files = {}
         for file in sorted(names):
             path = source / file
             if not path.resolve().is_relative_to(source.resolve()) or not path.is_file():
                 raise BadInputError(f"{path} is no file of the package {source}")
             with path.open("rb") as stream:
-                files[file] = _index_file(stream, pack, places)
+                digests[file], pieces[file] = _store(stream, pack, places)
         finished = pack.finish()
-    files = {file: _settled(entry, finished) for file, entry in files.items()}
     lengths[finished] = pack.length
-    used = dict.fromkeys(chunk.pack for entry in files.values() for chunk in entry.chunks)
+    files = {
+        file: IndexedFile.of(digests[file], [_settled(chunk, finished) for chunk in chunks])
+        for file, chunks in pieces.items()
+    }
+    used = dict.fromkeys(pack for entry in files.values() for pack, _, _ in entry.runs)
     return Index(
         kind=kind,
         name=name,
         version=version,
         files=files,
-        packs={used_pack: lengths[used_pack] for used_pack in used},
+        packs={each: lengths[each] for each in used},
         base_id=base_id,
         publisher=publisher,
     )
@@ -106,24 +110,17 @@ class _Pack:
         return name
 
 
-def _index_file(stream: BinaryIO, pack: _Pack, places: dict[bytes, Chunk]) -> IndexedFile:
-    whole, length = hashlib.sha256(), 0
-    chunks = []
+def _store(stream: BinaryIO, pack: _Pack, places: dict[bytes, Chunk]) -> tuple[str, list[Chunk]]:
+    """SHA-256 (hex) and chunks of a file; chunks that are new go into the pack."""
+    whole, chunks = hashlib.sha256(), []
     for raw in cut(stream):
         whole.update(raw)
-        length += len(raw)
         digest = hashlib.sha256(raw).digest()
         if digest not in places:
             places[digest] = pack.append(digest, raw)
         chunks.append(places[digest])
-    return IndexedFile(length=length, sha256=whole.hexdigest(), chunks=tuple(chunks))
+    return whole.hexdigest(), chunks
 
 
-def _settled(entry: IndexedFile, pack: str) -> IndexedFile:
-    chunks = tuple(
-        chunk
-        if chunk.pack != _Pack.UNNAMED
-        else Chunk(chunk.digest, chunk.length, pack, chunk.offset)
-        for chunk in entry.chunks
-    )
-    return IndexedFile(length=entry.length, sha256=entry.sha256, chunks=chunks)
+def _settled(chunk: Chunk, pack: str) -> Chunk:
+    return chunk if chunk.pack != _Pack.UNNAMED else chunk._replace(pack=pack)

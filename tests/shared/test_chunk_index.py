@@ -24,10 +24,8 @@ PACKS = {"a" * 64: 1_000_000, "b" * 64: 500}
 
 
 def index(chunks: list[Chunk]) -> Index:
-    file = IndexedFile(
-        length=sum(chunk.length for chunk in chunks), sha256="0" * 64, chunks=tuple(chunks)
-    )
-    empty = IndexedFile(length=0, sha256="1" * 64, chunks=())
+    file, empty = IndexedFile.of("0" * 64, chunks), IndexedFile.of("1" * 64, [])
+    assert list(file.chunks) == chunks
     return Index(
         kind="bases",
         name="tiny",
