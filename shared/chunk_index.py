@@ -174,6 +174,11 @@ class Index:
             for pack in packs:
                 _require(bool(_HEX.fullmatch(pack)), f"pack {pack!r} is no SHA-256")
             _require_file_names(told["files"])
+            publisher = told["publisher"]
+            _require(
+                publisher == "" or bool(_HEX.fullmatch(publisher)),
+                f"publisher {publisher!r} is no Ed25519 key in hex",
+            )
             order = list(packs.items())
             return cls(
                 kind=told["kind"],
@@ -182,7 +187,7 @@ class Index:
                 files={name: _file(name, entry, order) for name, entry in told["files"].items()},
                 packs=packs,
                 base_id=str(told["base_id"]),
-                publisher=str(told["publisher"]),
+                publisher=publisher,
             )
         except BadInputError as error:
             raise PackageError(f"the index cannot be used: {error}") from None

@@ -42,7 +42,8 @@ def test_the_version_is_the_installed_one() -> None:
         *(
             ("repo", name)
             for name in (
-                *("key", "init", "add", "sign", "rotate", "publish", "refresh", "show", "serve"),
+                *("key", "init", "add", "withdraw", "sign", "rotate", "publish", "refresh"),
+                *("tidy", "show", "serve"),
             )
         ),
         ("device",),

@@ -155,6 +155,26 @@ def test_from_keys_to_a_device(
     assert done("base", "verify", "tiny").startswith("ok: ")
 
 
+def test_a_version_that_is_withdrawn(
+    site: Path, host: Callable[[Path], str], tmp_path: Path
+) -> None:
+    done("repo", "add", site, build(tmp_path / "tiny"), "--version", "1")
+    done("repo", "add", site, build(tmp_path / "next", 7), "--version", "2", "--name", "tiny")
+    sign(site, "ann", "bob", "tia")
+    done("repo", "publish", site)
+    root = site / "public" / "metadata" / "root.json"
+    fetch = ("base", "fetch", "tiny", "--repo", host(site / "public"), "--root", root)
+    assert "fetched tiny 2" in done(*fetch)
+    assert "tiny 2 is withdrawn" in done("repo", "withdraw", site, "tiny", "2")
+    assert "freed 0.00 MB" in done("repo", "tidy", site)  # it is offered until then
+    sign(site, "tia")
+    done("repo", "publish", site)
+    assert "freed 0.2" in done("repo", "tidy", site)
+    assert len(list((site / "public" / "packs").iterdir())) == 1
+    assert "fetched tiny 1" in done(*fetch)
+    assert "is not listed in bases" in str(refused("repo", "withdraw", site, "tiny", "2"))
+
+
 def test_rotation(site: Path) -> None:
     sign(site, "ann", "bob", "tia")
     done("repo", "publish", site)

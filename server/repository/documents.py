@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import Key, SSlibKey
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from ...shared.errors import RepositoryError
 from ...shared.files import write_whole
@@ -138,6 +138,11 @@ class Documents:
         """The newest list of targets, draft or published."""
         signed: Targets = self.latest("targets").signed
         return signed
+
+    def published_targets(self) -> dict[str, TargetFile]:
+        """Indexes that devices are offered now, by their paths."""
+        newest = (self.newest(role) for role in self.listing[1:])
+        return {path: t for found in newest if found for path, t in found.signed.targets.items()}
 
     @property
     def online_adapters(self) -> bool:

@@ -129,7 +129,9 @@ class Repository:
         Raises:
             RepositoryError: its file is missing or was changed.
         """
-        target = self.targets()[path]
+        return self._index_of(self.targets()[path])
+
+    def _index_of(self, target: TargetFile) -> Index:
         file = self.public / "targets" / target.get_prefixed_paths()[0]
         try:
             raw = file.read_bytes()
@@ -188,6 +190,45 @@ class Repository:
             draft.signed.targets[target.path] = target
             self._documents.save_draft(role, draft)
         return index
+
+    def withdraw(self, kind: str, name: str, version: str, now: datetime) -> None:
+        """List a version no longer; devices that hold it go to the latest one that is listed.
+
+        Raises:
+            BadInputError: it is not listed.
+        """
+        path = target_path(kind, name, version)
+        documents = self._documents
+        with lock_folder(self.folder):
+            for role in documents.listing[1:]:
+                if path in documents.latest(role).signed.targets:
+                    draft = documents.begin(role, now)
+                    del draft.signed.targets[path]
+                    documents.save_draft(role, draft)
+                    return
+        raise BadInputError(
+            f"{name} {version} is not listed in {kind}; there is "
+            f"{', '.join(self.targets()) or 'nothing'}"
+        )
+
+    def tidy(self) -> int:
+        """Remove packs and indexes that nothing refers to, drafts included; return their bytes.
+
+        A device that is just fetching a version that was withdrawn has to begin again.
+        """
+        with lock_folder(self.folder):
+            published = self._documents.published_targets()
+            listed = published | self.targets()
+            needed = {f"targets/{target.get_prefixed_paths()[0]}" for target in listed.values()}
+            for target in listed.values():
+                needed |= {pack_path(pack) for pack in self._index_of(target).packs}
+            freed = 0
+            for part in ("targets", "packs"):
+                for path in (self.public / part).rglob("*"):
+                    if path.is_file() and path.relative_to(self.public).as_posix() not in needed:
+                        freed += path.stat().st_size
+                        path.unlink()
+        return freed
 
     def renew(self, role: str, now: datetime) -> None:
         """Begin a draft of ``root`` or ``targets`` with a new expiry and nothing else changed.

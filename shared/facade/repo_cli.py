@@ -115,6 +115,26 @@ def add(
     _waiting(repository)
 
 
+@repo_app.command("withdraw")
+def withdraw(
+    folder: Folder,
+    name: str,
+    version: str,
+    kind: Annotated[str, typer.Option(help="bases or adapters.")] = "bases",
+) -> None:
+    """Offer a version no longer; devices that hold it go back to the latest that is offered."""
+    repository = _open(folder)
+    repository.withdraw(kind, name, version, _now())
+    _say(f"{name} {version} is withdrawn with the next publication")
+    _waiting(repository)
+
+
+@repo_app.command("tidy")
+def tidy(folder: Folder) -> None:
+    """Remove stored chunks and indexes that no version needs any more."""
+    _say(f"freed {_open(folder).tidy() / 1e6:.2f} MB")
+
+
 @repo_app.command("sign")
 def sign(
     folder: Folder,

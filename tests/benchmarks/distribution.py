@@ -127,14 +127,12 @@ def run(options: Options) -> Report:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         publisher = _Publisher(folder, 200_000 if options.quick else 5_500_000)
-        package, adding = publisher.publish("1")
+        _, adding = publisher.publish("1")
         with _served(publisher.repository) as url:
-            return _measure(options, publisher, package, adding, url)
+            return _measure(options, publisher, adding, url)
 
 
-def _measure(
-    options: Options, publisher: _Publisher, package: Path, adding: float, url: str
-) -> Report:
+def _measure(options: Options, publisher: _Publisher, adding: float, url: str) -> Report:
     folder, public = publisher.folder, publisher.repository.public
     root = public / "metadata" / "1.root.json"
     pack = next((public / "packs").glob("*.pack"))
@@ -146,7 +144,7 @@ def _measure(
     device = PackageUpdater(folder / "device-0", url, root.read_bytes())
     installed = device.current(_NAME)
     assert installed is not None  # it was just fetched
-    files = [path for path in package.rglob("*") if path.is_file()]
+    files = [path for path in installed.rglob("*") if path.is_file()]
     hashing, verifying = _interleaved(
         2 if options.quick else 9,
         lambda: [FileEntry.of(path) for path in files],

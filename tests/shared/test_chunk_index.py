@@ -33,7 +33,7 @@ def index(chunks: list[Chunk]) -> Index:
         files={"sub/model.onnx": file, "empty": empty},
         packs=PACKS,
         base_id="tiny-int8-0",
-        publisher="ab",
+        publisher="ab" * 32,
     )
 
 
@@ -79,6 +79,8 @@ FILE = ["files", "sub/model.onnx"]
         (["name"], 7),
         (["version"], "1.2.3.4.5"),
         (["version"], "latest"),
+        (["publisher"], "ab"),
+        (["publisher"], 7),
         (["packs"], [["short", 10]]),
         (["packs"], []),
         (["packs"], [["a" * 64, 99]]),
