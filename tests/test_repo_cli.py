@@ -189,7 +189,8 @@ def test_rotation(site: Path) -> None:
     done("repo", "publish", site)
     assert "timestamp until" in done("repo", "refresh", site)
     said = done("repo", "sign", site, "--key", folder / "ann.pem", "--renew", "root")
-    assert "signed root version 3" in said
+    assert "root version 3, until" in said
+    assert "signed root as ann" in said
 
 
 def test_adapters_by_the_servers_key(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_adapters_by_the_servers_key(tmp_path: Path) -> None:
         (("repo", "show", "nowhere"), 2, "locavore repo init"),
         (("repo", "serve", "nowhere"), 2, "locavore repo init"),
         (("repo", "add", "{site}", "nowhere", "--version", "1"), 2, "neither a base-model package"),
-        (("repo", "sign", "{site}", "--key", "none.pem"), 2, "none.pem cannot be read"),
+        (("repo", "sign", "{site}", "--key", "none.pem"), 2, "none.pub is no public key"),
         (("repo", "sign", "{site}", "--key", "{site}/../ann.pem", "--renew", "x"), 2, "only root"),
         (("repo", "rotate", "{site}", "mirror"), 2, "role must be one of"),
         (("repo", "refresh", "{site}"), 10, "was not published yet"),

@@ -276,26 +276,34 @@ class Repository:
             if role in ("targets", ADAPTERS) and documents.draft(role) is None:
                 documents.save_draft(role, documents.begin(role, now))
 
+    def waiting_for(self, key: SSlibKey) -> list[str]:
+        """Roles whose drafts a key may sign.
+
+        Raises:
+            RepositoryError: there are none.
+        """
+        documents = self._documents
+        drafts = [role for role in OFFLINE if documents.draft(role) is not None]
+        found = [role for role in drafts if key.keyid in documents.eligible(role)]
+        if not found:
+            raise RepositoryError(
+                f"no draft waits for the key {holder(key)}; see 'locavore repo show'"
+            )
+        return found
+
     def sign(self, signer: CryptoSigner) -> list[str]:
         """Sign every draft in which the key counts; return the drafts' roles.
 
         Raises:
             RepositoryError: there is no such draft.
         """
-        signed = []
         with lock_folder(self.folder):
-            for role in OFFLINE:
-                draft = self._documents.draft(role)
-                if draft is None or signer.public_key.keyid not in self._documents.eligible(role):
-                    continue
+            waiting = self.waiting_for(signer.public_key)
+            for role in waiting:
+                draft = self._documents.latest(role)
                 draft.sign(signer, append=True)
                 self._documents.save_draft(role, draft)
-                signed.append(role)
-        if not signed:
-            raise RepositoryError(
-                f"no draft waits for the key {holder(signer.public_key)}; see 'locavore repo show'"
-            )
-        return signed
+        return waiting
 
     def publish(self, now: datetime) -> None:
         """Put the drafts in place, with a new snapshot and timestamp; the timestamp comes last.

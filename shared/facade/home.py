@@ -55,7 +55,8 @@ def find_base(name: str) -> Package:
     """
     for folder in (bases_folder() / name, Path(name)):
         if (folder / MANIFEST).is_file():
-            return open_package(folder, trusted=[*trusted_keys(), *_publishers(folder)])
+            place = folder.resolve()  # a fetched name may lead elsewhere at any time
+            return open_package(place, trusted=[*trusted_keys(), *_publishers(place)])
     known = ", ".join(path.name for path in installed_bases()) or "none yet"
     raise PackageNotFoundError(
         f"no base {name!r}; built here: {known}. Build one with 'locavore base build'"
@@ -130,9 +131,8 @@ def _fetched() -> Path:
 
 def _publishers(folder: Path) -> list[bytes]:
     """Who signed a fetched package, by the index that its repository signed; nobody otherwise."""
-    real = folder.resolve()
-    index = real.with_name(f"{real.name}.index")
-    if not (real.is_relative_to(_fetched().resolve()) and index.is_file()):
+    index = folder.with_name(f"{folder.name}.index")
+    if not (folder.is_relative_to(_fetched().resolve()) and index.is_file()):
         return []
     return [bytes.fromhex(Index.from_json(index.read_bytes()).publisher)]
 

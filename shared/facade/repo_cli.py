@@ -144,21 +144,23 @@ def sign(
         typer.Option(help="First begin a new version of root or targets that expires later."),
     ] = None,
 ) -> None:
-    """Sign what waits with one holder's key; shows what is signed."""
-    from .server.repository.keys import load_signer
+    """Show what waits for a holder's key, and sign it."""
+    from .server.repository.keys import load_public, load_signer
 
     repository = _open(folder)
     if renew is not None:
         repository.renew(renew, _now())
-    signer = load_signer(key, _passphrase)
-    for role in repository.sign(signer):
-        state = next(state for state in repository.states() if state.role == role)
-        _say(f"signed {role} version {state.version}, good until {state.expires:%Y-%m-%d}")
+    states = {state.role: state for state in repository.states()}
+    waiting = repository.waiting_for(load_public(key))
+    for role in waiting:
+        _say(f"{role} version {states[role].version}, until {states[role].expires:%Y-%m-%d}:")
         if role == "targets":
             _packages(repository)
         else:
-            for other in repository.states():
-                _say(f"  {other.role}: {other.threshold} of {', '.join(other.keys)}")
+            for state in states.values():
+                _say(f"  {state.role}: {state.threshold} of {', '.join(state.keys)}")
+    repository.sign(load_signer(key, _passphrase))
+    _say(f"signed {' and '.join(waiting)} as {key.stem}")
     _waiting(repository)
 
 
