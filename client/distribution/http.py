@@ -15,6 +15,7 @@ from tuf.ngclient import FetcherInterface
 
 from ...shared.errors import BadInputError, DownloadError
 from .limits import Limits
+from .spelling import require_one_spelling
 
 __all__ = ["Http", "base_address"]
 
@@ -53,6 +54,12 @@ class Http(FetcherInterface):
         self._limits, self._clock = limits, clock
         self._timeout = urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds)
         self._pools: dict[str | None, urllib3.PoolManager] = {}
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """Metadata for the TUF client; see :class:`FetcherInterface`."""
+        raw: bytes = super().download_bytes(url, max_length)
+        require_one_spelling(raw)
+        return raw
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         """For the TUF client, which bounds the length itself; see :class:`FetcherInterface`."""

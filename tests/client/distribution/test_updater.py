@@ -262,7 +262,7 @@ def test_any_flipped_bit_of_any_file_is_refused(worlds: Worlds) -> None:
     content = {name: raw for name, raw in published(world).items() if not name.startswith(old)}
     assert {name.split("/")[0] for name in content} == {"metadata", "packs", "targets"}
 
-    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=200, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(sorted(content)), st.integers(0, 10**9), st.integers(0, 7))
     def flipped(name: str, at: int, bit: int) -> None:
         world.site.forge = {name: flip(content[name], at, bit)}
@@ -273,6 +273,20 @@ def test_any_flipped_bit_of_any_file_is_refused(worlds: Worlds) -> None:
         assert device.current(NAME) is None
 
     flipped()
+
+
+def test_metadata_has_one_spelling(world: World) -> None:
+    raw = world.metadata("timestamp.json")
+    digits = range(raw.index(b'"sig":"') + 7, len(raw))
+    expires = raw.index(b'"expires":"') + 11
+    for at, said in (
+        (next(place for place in digits if raw[place : place + 1].isalpha()), "lower-case hex"),
+        (raw.index(b"T", expires), "spelt in another way"),
+        (raw.index(b"Z", expires), "spelt in another way"),
+    ):
+        world.site.forge = {"metadata/timestamp.json": flip(raw, at, 5)}  # to the other case
+        with pytest.raises(UntrustedError, match=said):
+            world.device().update(NAME)
 
 
 @pytest.mark.parametrize("at", [0, 1000, -1])
