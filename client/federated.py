@@ -13,9 +13,10 @@ from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
 from ..shared.adapters import Array
-from ..shared.errors import TooLittleDataError
+from ..shared.errors import BadInputError, TooLittleDataError
 from ..shared.forms import SharedForm
 from .device import Device
+from .secure_sum import SecureSums
 from .training.adapted import AdaptedTwin, shared_chains
 from .training.local import LocalTraining
 from .training.memory import samples_within
@@ -45,6 +46,7 @@ class FederatedTextDevice:
             it decides how many records are in a pass, and changes no result.
         evaluate: called with the adapter's parameters after each round; its result stays here.
         ledger: to which every round's cost is written before it is trained.
+        sums: its part in secure sums, where the plan asks for them.
     """
 
     device: Device
@@ -56,6 +58,15 @@ class FederatedTextDevice:
     memory_budget: int | str | None = None
     evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
     ledger: Ledger | None = None
+    sums: SecureSums | None = None
+
+    def __post_init__(self) -> None:
+        hidden = self.plan.trust == "secure-aggregation"
+        if hidden != (self.sums is not None) or (self.sums and self.sums.plan != self.plan):
+            raise BadInputError(
+                f"a plan with {self.plan.trust!r} trust needs "
+                f"{'secure sums of its own' if hidden else 'no secure sums'}"
+            )
 
     @property
     def base_id(self) -> str:

@@ -137,6 +137,10 @@ class PrivacyPlan(ABC):
         """The clipping norm; ``entry`` is the shared vector's last where the norm adapts."""
         return self.clip.norm(entry) if isinstance(self.clip, AdaptiveClip) else self.clip
 
+    def entry(self, theta: npt.NDArray[np.float32]) -> float:
+        """What of a shared vector stands for the clipping norm; 0 where the norm is fixed."""
+        return float(theta[-1]) if isinstance(self.clip, AdaptiveClip) else 0.0
+
     def clip_factors(self, norms: npt.ArrayLike, entry: float = 0.0) -> Doubles:
         """What contributions of these norms ``(B,)`` are multiplied by: 0 where not finite."""
         lengths = np.asarray(norms, np.float64)

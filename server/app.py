@@ -2,15 +2,17 @@
 
 One round, in order:
 
-1. Sample a cohort and send it the shared vector.
+1. Sample a cohort, write it to the round's journal, and send it the shared vector.
 2. Add the equal-weight mean of the updates that are on the wire's allow-list, noised where the
-   plan leaves that to the server.
+   plan leaves that to the server; or of those in a secure sum, which is all that is seen of them.
 3. Write a checkpoint: from here on the round is finished.
 4. Let the devices evaluate; what they measure stays with them.
 5. Hand the round's report to ``on_round``.
 
-An interrupted round leaves the checkpoint before it. A resumed federation gives bit for bit the
-vector of one that was not interrupted. An evaluation that was cut off is not repeated.
+An interrupted round leaves the checkpoint before it, and its journal: it is asked of the same
+devices again, in the very words, and of a secure sum what was heard is not asked again. A resumed
+federation gives bit for bit the vector of one that was not interrupted. An evaluation that was cut
+off is not repeated.
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from ..privacy.distributed import WholeNumbers
 from ..privacy.ledger import Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import UserPlan
+from ..privacy.secagg.session import Roster, Session
 from ..shared.errors import BadInputError, FederationError
-from ..shared.wire import silence_flower
+from ..shared.wire import Broadcast, silence_flower
 from .checkpoint import Checkpoint, latest
+from .journal import Journal
+from .secure_sum import SecurelySummed, SecureSumRound
 from .strategy import FederatedMean, RoundReport, to_arrays
 
 __all__ = ["FederationConfig", "RoundReport", "make_server_app"]
@@ -57,7 +64,11 @@ class FederationConfig:
         ledger: of the federation; see :class:`~locavore.server.strategy.FederatedMean`.
         min_nodes: devices that must be connected before a round starts; None: the cohort.
         wait_s: seconds to wait for ``min_nodes``.
+        reconnect_s: seconds to wait for the cohort of a round that was cut off.
         reply_timeout_s: seconds to wait for the replies of a phase.
+        step_timeout_s: seconds to wait for those of a secure sum's steps after the training.
+        roster: gives who may take part, asked when a round begins, where the plan has secure sums.
+        key: signs checkpoints; those of others are refused then.
     """
 
     base_id: str
@@ -77,7 +88,11 @@ class FederationConfig:
     ledger: Ledger | None = None
     min_nodes: int | None = None
     wait_s: int = 600
+    reconnect_s: int = 60
     reply_timeout_s: float = 3600.0
+    step_timeout_s: float = 120.0
+    roster: Callable[[], Roster] | None = None
+    key: Ed25519PrivateKey | None = None
 
     def __post_init__(self) -> None:
         problems = [*_validate_counts(self), *_validate_names(self)]
@@ -104,6 +119,11 @@ def _validate_counts(config: FederationConfig) -> list[str]:
 
 def _validate_names(config: FederationConfig) -> list[str]:
     problems = [] if config.base_id else ["base_id must not be empty"]
+    hidden = config.plan is not None and config.plan.makers is not None
+    if hidden != (config.roster is not None):
+        problems.append(
+            "a plan with secure sums needs a roster" if hidden else "a roster is for secure sums"
+        )
     if config.plan is not None and config.plan.digest != config.plan_digest:
         problems.append(f"plan_digest must be the plan's, {config.plan.digest}")
     if not re.fullmatch(r"[0-9a-f]{64}", config.plan_digest):
@@ -131,9 +151,12 @@ def make_server_app(
         strategy = _strategy(config)
         state = _starting_point(config)
         strategy.noise_state = state.noise
+        Journal.open(config.checkpoint_dir, state.round).delete()  # cut off before that was done
         for number in range(state.round + 1, config.rounds + 1):
-            state = _train(config, strategy, grid, state, number)
-            state.save(config.checkpoint_dir)
+            journal = Journal.open(config.checkpoint_dir, number)
+            state = _train(config, strategy, grid, state, journal)
+            state.save(config.checkpoint_dir, config.key)
+            journal.delete()
             _evaluate(config, strategy, grid, state)
             if on_round is not None and strategy.report is not None:
                 on_round(strategy.report)
@@ -156,13 +179,19 @@ def _strategy(config: FederationConfig) -> FederatedMean:
         noise=config.noise,
         ledger=config.ledger,
         wait_s=config.wait_s,
+        reconnect_s=config.reconnect_s,
     )
 
 
 def _starting_point(config: FederationConfig) -> Checkpoint:
     """Zero, or the newest checkpoint of this very federation."""
-    found = latest(config.checkpoint_dir)
+    found = latest(config.checkpoint_dir, config.key.public_key() if config.key else None)
     if found is None:
+        if not config.resume and Journal.open(config.checkpoint_dir, 1).asked is not None:
+            raise FederationError(
+                f"{config.checkpoint_dir} holds the beginning of round 1; set resume, or use an "
+                "empty folder"
+            )
         zero = np.zeros(config.dim, np.float32)
         return Checkpoint(0, zero, config.base_id, config.plan_digest, config.form)
     if not config.resume:
@@ -187,16 +216,45 @@ def _train(
     strategy: FederatedMean,
     grid: Grid,
     state: Checkpoint,
-    number: int,
+    journal: Journal,
 ) -> Checkpoint:
-    arrays = to_arrays(state.theta)
-    messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
-    replies = grid.send_and_receive(messages, timeout=config.reply_timeout_s)
-    strategy.aggregate_train(number, replies)
+    number, arrays = journal.round, to_arrays(state.theta)
+    nodes = strategy.begin(number, arrays, grid, again=journal.asked)
+    journal.begin(nodes, None if config.roster is None else config.roster())
+    if journal.roster is not None:
+        strategy.finish(number, _sum_securely(config, journal.roster, grid, state, journal))
+    else:
+        messages = strategy.train_messages(number)
+        replies = grid.send_and_receive(messages, timeout=config.reply_timeout_s)
+        strategy.aggregate_train(number, replies)
     if strategy.report is None:
         raise FederationError(f"round {number} was not aggregated")
     after = state.after(number, strategy.report.theta, strategy.report.row())
     return replace(after, noise=strategy.noise_state)
+
+
+def _sum_securely(
+    config: FederationConfig, roster: Roster, grid: Grid, state: Checkpoint, journal: Journal
+) -> SecurelySummed:
+    plan = config.plan
+    assert plan is not None
+    session = Session(
+        plan=plan.digest,
+        round=journal.round,
+        dim=config.dim,
+        fewest=plan.makers or 0,
+        roster=roster.digest,
+        rules=plan.secure_sum,
+        nonce=journal.nonce,
+    )
+    numbers = WholeNumbers(plan, config.dim, session.id, plan.entry(state.theta))
+    order = Broadcast(
+        state.theta, session.round, plan.digest, config.base_id, session.nonce, roster.digest
+    )
+    round = SecureSumRound(
+        grid, session, roster, journal, config.reply_timeout_s, config.step_timeout_s
+    )
+    return round.run(order, numbers.decode)
 
 
 def _evaluate(

@@ -5,6 +5,7 @@ Rules:
 1. A file appears whole or not at all: written beside, synced to disk, then renamed over.
 2. A file carries the SHA-256 of what it holds; one that does not match is passed over.
 3. A federation goes on only from a checkpoint of the same base, form, plan and length.
+4. Where the federation has a key, a file is signed with it, and one that is not is no checkpoint.
 
 The format is safetensors with the tensor ``theta``, ``noise`` where noise is correlated over the
 rounds, and JSON in the metadata.
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -33,6 +36,7 @@ from ..shared.files import write_whole
 __all__ = ["Checkpoint", "HistoryRow", "latest"]
 
 FORMAT = "1"
+_DOMAIN = b"locavore checkpoint 1"
 HistoryRow = Mapping[str, int | float | bool]
 """Figures of one round, see ``RoundReport.row``."""
 
@@ -90,23 +94,35 @@ class Checkpoint:
                 f"{'; '.join(wrong)}. Use an empty checkpoint folder, or the settings it began with"
             )
 
-    def save(self, folder: Path) -> Path:
-        """Write this round's file into ``folder``, which is made if it is missing."""
+    def save(self, folder: Path, key: Ed25519PrivateKey | None = None) -> Path:
+        """Write this round's file into ``folder``, which is made if it is missing.
+
+        Args:
+            folder: of the federation's checkpoints.
+            key: signs the file.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file
         state, tensors = self._state(), {"theta": np.ascontiguousarray(self.theta)}
         if self.noise is not None:
             tensors["noise"] = np.ascontiguousarray(self.noise)
-        metadata = {"format": FORMAT, "state": state, "sha256": _digest(state, tensors)}
+        digest = _digest(state, tensors)
+        metadata = {"format": FORMAT, "state": state, "sha256": digest}
+        if key is not None:
+            metadata["signature"] = key.sign(_DOMAIN + digest.encode()).hex()
         write_whole(path, save(tensors, metadata))
         return path
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint:
+    def load(cls, path: Path, signer: Ed25519PublicKey | None = None) -> Checkpoint:
         """Read one file.
 
+        Args:
+            path: of the file.
+            signer: whose signature it must have; None: signatures are not looked at.
+
         Raises:
-            FederationError: missing, truncated, changed, or of an unknown format.
+            FederationError: missing, truncated, changed, not signed, or of an unknown format.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -116,8 +132,13 @@ class Checkpoint:
                 raise ValueError(f"format {metadata['format']!r}, expected {FORMAT!r}")
             if metadata["sha256"] != _digest(metadata["state"], tensors):
                 raise ValueError("its content does not match its SHA-256")
+            if signer is not None:
+                signature = bytes.fromhex(metadata.get("signature", ""))
+                signer.verify(signature, _DOMAIN + metadata["sha256"].encode())
             fields = json.loads(metadata["state"])
             return cls(**{**tensors, **fields, "history": tuple(fields["history"])})
+        except InvalidSignature:
+            raise FederationError(f"checkpoint {path} is not signed by this federation") from None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise FederationError(f"checkpoint {path} cannot be read: {error}") from error
 
@@ -132,8 +153,12 @@ class Checkpoint:
         return json.dumps(fields, sort_keys=True)
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def latest(folder: Path, signer: Ed25519PublicKey | None = None) -> Checkpoint | None:
     """The newest checkpoint that can be read; None when the folder holds none at all.
+
+    Args:
+        folder: of the federation's checkpoints.
+        signer: whose signature a checkpoint must have.
 
     Raises:
         FederationError: there are checkpoints, and none of them can be read.
@@ -141,7 +166,7 @@ def latest(folder: Path) -> Checkpoint | None:
     paths = sorted(folder.glob("round-*.safetensors"), reverse=True)
     for path in paths:
         try:
-            return Checkpoint.load(path)
+            return Checkpoint.load(path, signer)
         except FederationError as error:
             _log.warning("%s; falling back to the checkpoint before it", error)
     if paths:

@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 from flwr.app import Array as FlowerArray
@@ -34,13 +34,14 @@ from ..privacy.ledger import Ledger
 from ..privacy.noise import Doubles, NoiseSource, SecureNoise, length
 from ..privacy.plan import UserPlan
 from ..shared.adapters import Array
-from ..shared.errors import FederationError, WireError
-from ..shared.wire import Broadcast, Phase, Records, check_outgoing, describe
+from ..shared.errors import FederationError
+from ..shared.wire import Broadcast, Phase
+from .replies import Replies, sort_out
+from .secure_sum import SecurelySummed
 
 __all__ = ["FederatedMean", "RoundReport", "federated_mean", "to_arrays"]
 
 _log = logging.getLogger("locavore.server")
-_MAX_QUOTED = 200  # characters of a device's error that the log repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,17 @@ class RoundReport:
         del figures["theta"], figures["evaluated"]  # evaluation follows the checkpoint
         return figures
 
+    def sentence(self) -> str:
+        """The round, for a person."""
+        lost = {name: getattr(self, name) for name in ("failed", "refused", "silent")}
+        rest = "".join(f", {count} {name}" for name, count in lost.items() if count)
+        if not self.applied:
+            return f"round {self.round}: skipped, {self.asked} devices asked{rest}"
+        return (
+            f"round {self.round}: {self.averaged} of {self.asked} devices{rest}, "
+            f"change {self.change_norm:.3g}"
+        )
+
 
 def federated_mean(theta: Array, updates: Sequence[Array], learning_rate: float = 1.0) -> Array:
     """``theta + learning_rate * mean(updates)``, the same for every order of the updates.
@@ -106,13 +118,6 @@ def to_arrays(theta: Array) -> ArrayRecord:
     return ArrayRecord({"theta": FlowerArray(theta)})
 
 
-class _Replies(NamedTuple):
-    good: list[Records]
-    failed: int
-    refused: int
-    silent: int
-
-
 class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
     """Flower strategy of one shared vector under the key ``theta``.
 
@@ -130,6 +135,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         noise: a round's source of the server's randomness.
         ledger: of the federation, to which every round's cost is written before it is asked for.
         wait_s: seconds to wait for ``min_nodes`` before giving up.
+        reconnect_s: seconds to wait for a cohort whose round was cut off.
         sleep: waits that many seconds; tests replace it.
     """
 
@@ -148,6 +154,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         noise: Callable[[int], NoiseSource] = lambda _: SecureNoise(),
         ledger: Ledger | None = None,
         wait_s: int = 600,
+        reconnect_s: int = 60,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_id = base_id
@@ -162,7 +169,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         self.ledger = ledger
         self.noise_state: Doubles | None = None
         """What correlated noise remembers of the rounds so far. secret."""
-        self.wait_s = wait_s
+        self.wait_s, self.reconnect_s = wait_s, reconnect_s
         self.report: RoundReport | None = None
         """Report of the round that was aggregated last."""
         self._noise = noise
@@ -201,23 +208,60 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
             FederationError: too few nodes connected in ``wait_s`` seconds.
             PrivacyError: the federation's ledger refuses the round.
         """
+        self.begin(server_round, arrays, grid)
+        return self.train_messages(server_round)
+
+    def begin(
+        self, round: int, arrays: ArrayRecord, grid: Grid, again: Sequence[int] | None = None
+    ) -> list[int]:
+        """Start a round from a shared vector; returns whom to ask, once that is paid for.
+
+        Args:
+            round: its number.
+            arrays: with the shared vector.
+            grid: whose nodes are sampled.
+            again: whom it was to ask already, where it was cut off.
+
+        Raises:
+            FederationError, PrivacyError: see :meth:`configure_train`.
+        """
         self._theta = arrays["theta"].numpy()
-        self._source = self._noise(server_round)
-        self._asked = self.sample(self._connected(grid), server_round)
-        self._charge(server_round)
-        return self._messages(server_round, self._theta, self._asked, MessageType.TRAIN)
+        self._source = self._noise(round)
+        if again is None:
+            self._asked = self.sample(self._connected(grid), round)
+        else:
+            self._await(grid, set(again))
+            self._asked = list(again)
+        self._charge(round)
+        return self._asked
+
+    def train_messages(self, round: int) -> list[Message]:
+        """Messages to the cohort of the round that has begun."""
+        return self._messages(round, self._theta, self._asked, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, None]:
         """The new shared vector, or None when the round is skipped. There are no metrics."""
         got = self._sort_out(server_round, replies, "train")
-        before, theta = self._theta, self._step(server_round, got)
+        theta = self._step(server_round, got)
+        self._finish(server_round, theta, len(got.good), got)
+        return (None if theta is None else to_arrays(theta)), None
+
+    def finish(self, round: int, got: SecurelySummed) -> None:
+        """End a round whose updates were summed securely."""
+        theta = None if got.total is None else self._finite(round, self._released(got.total))
+        self._finish(round, theta, got.summed, got)
+
+    def _finish(
+        self, round: int, theta: Array | None, averaged: int, got: Replies | SecurelySummed
+    ) -> None:
+        before = self._theta
         self._theta = before if theta is None else theta
         self.report = RoundReport(
-            round=server_round,
+            round=round,
             asked=len(self._asked),
-            averaged=0 if theta is None else len(got.good),
+            averaged=0 if theta is None else averaged,
             failed=got.failed,
             refused=got.refused,
             silent=got.silent,
@@ -225,7 +269,6 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
             change_norm=length(self._theta.astype(np.float64) - before),
             theta=self._theta,
         )
-        return (None if theta is None else to_arrays(theta)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -264,6 +307,13 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
             f"{self.min_nodes}; start more devices, or lower cohort or min_nodes"
         )
 
+    def _await(self, grid: Grid, nodes: set[int]) -> None:
+        """Give nodes time to find the server again; who does not come is asked in vain."""
+        for _ in range(self.reconnect_s):
+            if nodes <= set(grid.get_node_ids()):
+                return
+            self._sleep(1.0)
+
     def _messages(
         self, round: int, theta: Array, nodes: Sequence[int], message_type: str
     ) -> list[Message]:
@@ -273,35 +323,17 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         )
         return [Message(content, node, message_type, group_id=str(round)) for node in nodes]
 
-    def _sort_out(self, round: int, replies: Iterable[Message], phase: Phase) -> _Replies:
-        """Tell good replies from errors and from what is not allowed."""
-        waiting = set(self._asked)
-        good: list[Records] = []
-        failed = refused = 0
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            try:
-                if node not in waiting:
-                    raise WireError("it was not asked, or it has answered already")
-                waiting.remove(node)
-                if reply.has_error():
-                    failed += 1
-                    reason = str(reply.error.reason)[:_MAX_QUOTED]
-                    _log.warning("round %d: node %d failed to %s: %r", round, node, phase, reason)
-                    continue
-                good.append(self._checked(reply, round, phase))
-            except WireError as error:
-                refused += 1
-                _log.warning("round %d: refused the reply of node %d: %s", round, node, error)
-        return _Replies(good, failed, refused, len(waiting))
+    def _sort_out(self, round: int, replies: Iterable[Message], phase: Phase) -> Replies:
+        return sort_out(
+            replies,
+            asked=self._asked,
+            phase=phase,
+            dim=self._theta.size,
+            plan=self.plan_digest,
+            round=round,
+        )
 
-    def _checked(self, reply: Message, round: int, phase: Phase) -> Records:
-        records = describe(reply.content)
-        dim = self._theta.size
-        check_outgoing(records, phase=phase, dim=dim, plan=self.plan_digest, round=round)
-        return records
-
-    def _step(self, round: int, got: _Replies) -> Array | None:
+    def _step(self, round: int, got: Replies) -> Array | None:
         """The next shared vector, or None with a logged sentence why not."""
         if len(got.good) < self._needed:
             _log.warning(
@@ -311,12 +343,16 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
                 self._needed,
             )
             return None
-        updates = [cast(Array, records["arrays"]["delta"]) for records in got.good]
-        theta = self._released(updates)
-        if not np.isfinite(theta).all():
-            _log.warning("round %d is skipped: the mean leaves float32's range", round)
-            return None
-        return theta
+        updates = [cast(Array, records["arrays"]["delta"]) for records in got.good.values()]
+        if self.plan is None:
+            return self._finite(round, federated_mean(self._theta, updates, self.learning_rate))
+        return self._finite(round, self._released(_total(self._theta, updates)))
+
+    def _finite(self, round: int, theta: Array) -> Array | None:
+        if np.isfinite(theta).all():
+            return theta
+        _log.warning("round %d is skipped: the mean leaves float32's range", round)
+        return None
 
     @property
     def _needed(self) -> int:
@@ -325,15 +361,12 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
             return max(1, self.min_replies)
         if self.plan.trust == "central":
             return 0
-        return max(1, self.min_replies, self.plan.makers or 0)
+        return max(1, self.min_replies)
 
-    def _released(self, updates: Sequence[Array]) -> Array:
-        if self.plan is None:
-            return federated_mean(self._theta, updates, self.learning_rate)
+    def _released(self, total: Doubles) -> Array:
+        assert self.plan is not None
         entry = float(self._theta[-1])
-        change, self.noise_state = self.plan.release(
-            _total(self._theta, updates), entry, self._source, self.noise_state
-        )
+        change, self.noise_state = self.plan.release(total, entry, self._source, self.noise_state)
         return _moved(self._theta, self.learning_rate * change)
 
     def _charge(self, round: int) -> None:

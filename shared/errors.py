@@ -15,6 +15,8 @@ LocavoreError
 │   ├── WireError            something not on the allow-list was about to leave
 │   └── SecAggError          a message that would weaken a secure sum, or a sum that failed
 ├── FederationError          a federation cannot start, go on or resume
+│   ├── AdmissionError       a device is not let in, or an invitation does not hold
+│   └── RevokedError         a federation lets this device in no more
 ├── DistributionError        packages cannot be published or fetched
 │   ├── RepositoryError      a repository cannot be made, signed or published
 │   ├── UntrustedError       a repository's metadata is forged, old, expired or mixed
@@ -29,6 +31,7 @@ LocavoreError
 
 __all__ = [
     "AdapterError",
+    "AdmissionError",
     "BadInputError",
     "ConsentError",
     "ContextLengthError",
@@ -43,6 +46,7 @@ __all__ = [
     "PackageNotFoundError",
     "PrivacyError",
     "RepositoryError",
+    "RevokedError",
     "SecAggError",
     "SelfCheckError",
     "TamperError",
@@ -128,6 +132,14 @@ class FederationError(LocavoreError):
     """A federation cannot start, go on or resume."""
 
     exit_code = 7
+
+
+class AdmissionError(FederationError):
+    """A device is not let in, or an invitation does not hold."""
+
+
+class RevokedError(FederationError):
+    """A federation lets this device in no more."""
 
 
 class DistributionError(LocavoreError):

@@ -3,9 +3,14 @@
 Rules, in the order in which they are checked:
 
 1. A message holds exactly the records of its row in :data:`WIRE`, each with exactly its keys.
-2. A *vector* is one-dimensional float32 of the announced length, and every value is finite.
-3. A *count* is a whole number from 1; a *digest* is 64 lower-case hex digits; a *name* is text.
+2. A *vector* is one-dimensional float32 of the announced length, and every value is finite;
+   *packed* is one-dimensional uint8 of the announced length.
+3. A *count* is a whole number from 1; a *digest* is 64 lower-case hex digits; a *name* is text;
+   *bytes* are at most :data:`MAX_BYTES` long, or exactly as long as the row says.
 4. A reply carries the plan and the round of the message that it answers.
+
+Under a plan with secure aggregation ``advertise`` takes the place of ``train``, and the four
+messages after it make the sum, see :mod:`locavore.privacy.secagg`. No update travels by itself.
 
 The device checks before a reply exists, the server checks again on receipt. Both sides look at a
 plain description (record name to key to value), so that the rules know nothing of Flower.
@@ -27,17 +32,35 @@ from .adapters import Array
 from .errors import WireError
 
 __all__ = [
+    "MAX_BYTES",
+    "MESSAGE_TYPES",
+    "STEPS",
     "WIRE",
     "Broadcast",
     "Phase",
     "Records",
     "check_incoming",
     "check_outgoing",
+    "check_step",
     "describe",
     "silence_flower",
 ]
 
-Phase = Literal["train", "evaluate"]
+Phase = Literal["train", "evaluate", "advertise", "share", "mask", "confirm", "open"]
+STEPS: tuple[Phase, ...] = ("share", "mask", "confirm", "open")
+"""What follows ``advertise`` in a secure sum."""
+
+MESSAGE_TYPES: Mapping[Phase, str] = MappingProxyType(
+    {
+        "train": "train",
+        "evaluate": "evaluate",
+        "advertise": "train.advertise",
+        **{step: f"query.{step}" for step in STEPS},
+    }
+)
+"""Flower's name of each phase's messages."""
+
+MAX_BYTES = 1 << 24
 Records = Mapping[str, Mapping[str, object]]
 _Rows = Mapping[str, Mapping[str, str]]
 
@@ -50,12 +73,32 @@ _UPDATE: _Rows = {
     "arrays": {"delta": "vector"},
 }
 
+_ANSWER = {"round": "count", "plan": "digest"}
+_HIDDEN: Mapping[str, _Rows] = {
+    "advertise down": {
+        "config": {**_BROADCAST["config"], "nonce": "bytes 16", "roster": "digest"},
+        "arrays": _BROADCAST["arrays"],
+    },
+    "advertise up": {"config": {**_ANSWER, "keys": "bytes 160"}},
+    "share down": {"config": {**_ANSWER, "roll": "bytes"}},
+    "share up": {
+        "config": {**_ANSWER, "neighbours": "bytes", "sealed": "bytes", "commitment": "bytes 32"}
+    },
+    "mask down": {"config": {**_ANSWER, "sharers": "bytes", "senders": "bytes", "sealed": "bytes"}},
+    "mask up": {"config": _ANSWER, "arrays": {"masked": "packed"}},
+    "confirm down": {"config": {**_ANSWER, "survivors": "bytes"}},
+    "confirm up": {"config": {**_ANSWER, "signature": "bytes 64"}},
+    "open down": {"config": {**_ANSWER, "signers": "bytes", "signatures": "bytes"}},
+    "open up": {"config": {**_ANSWER, "owners": "bytes", "shares": "bytes"}},
+}
+
 WIRE: Mapping[str, _Rows] = MappingProxyType(
     {
         "train down": _BROADCAST,
         "train up": _UPDATE,
         "evaluate down": _BROADCAST,
         "evaluate up": {},  # an acknowledgement; what was measured stays on the device
+        **_HIDDEN,
     }
 )
 """Everything that may travel: message to record to key to kind of value."""
@@ -74,24 +117,28 @@ class Broadcast:
         round: number of the round, from 1.
         plan: SHA-256 (hex) of the public training plan.
         base: identity of the base model's weights.
+        nonce: of a secure sum, 16 bytes; empty where updates travel by themselves.
+        roster: SHA-256 (hex) of who may take part in that sum.
     """
 
     theta: Array
     round: int
     plan: str
     base: str
+    nonce: bytes = b""
+    roster: str = ""
 
     def records(self) -> Records:
         """The plain description that travels."""
-        return {
-            "arrays": {"theta": self.theta},
-            "config": {
-                "round": self.round,
-                "dim": self.theta.size,
-                "plan": self.plan,
-                "base": self.base,
-            },
+        config: dict[str, object] = {
+            "round": self.round,
+            "dim": self.theta.size,
+            "plan": self.plan,
+            "base": self.base,
         }
+        if self.nonce:
+            config |= {"nonce": self.nonce, "roster": self.roster}
+        return {"arrays": {"theta": self.theta}, "config": config}
 
 
 def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
@@ -104,7 +151,18 @@ def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
     _check(records, f"{phase} down", dim if isinstance(dim, int) else 0)
     config = cast(Mapping[str, Any], records["config"])
     theta = cast(Array, records["arrays"]["theta"])
-    return Broadcast(theta, config["round"], config["plan"], config["base"])
+    nonce, roster = config.get("nonce", b""), config.get("roster", "")
+    return Broadcast(theta, config["round"], config["plan"], config["base"], nonce, roster)
+
+
+def check_step(records: Records, *, phase: Phase) -> Mapping[str, Any]:
+    """Check what a server sent for a step of a secure sum, and return its fields.
+
+    Raises:
+        WireError: a record, key or value that is not on the allow-list.
+    """
+    _check(records, f"{phase} down", 0)
+    return records["config"]
 
 
 def check_outgoing(records: Records, *, phase: Phase, dim: int, plan: str, round: int) -> None:
@@ -113,7 +171,7 @@ def check_outgoing(records: Records, *, phase: Phase, dim: int, plan: str, round
     Args:
         records: the reply.
         phase: what the reply answers.
-        dim: announced length of the shared vector.
+        dim: announced length of the shared vector, or of the packed one.
         plan: plan of the message that is answered.
         round: round of the message that is answered.
 
@@ -156,7 +214,9 @@ def _check(records: Records, message: str, dim: int) -> None:
     for name, row in rows.items():
         _check_names(records[name], row, f"record {name!r} of a {message!r} message")
         for key, kind in row.items():
-            if problem := _CHECKS[kind](records[name][key], dim):
+            check, *size = kind.split()
+            wanted = int(size[0]) if size else dim if name == "arrays" else 0
+            if problem := _CHECKS[check](records[name][key], wanted):
                 raise WireError(f"{name}.{key} of a {message!r} message must be {problem}")
 
 
@@ -181,6 +241,22 @@ def _vector_problem(value: object, dim: int) -> str | None:
     return f"finite, got {bad} values that are not" if bad else None
 
 
+def _packed_problem(value: object, dim: int) -> str | None:
+    if type(value) is not np.ndarray:
+        return f"a numpy array, got {type(value).__name__}"
+    if value.dtype != np.uint8 or value.shape != (dim,):
+        return f"uint8 of shape ({dim},), got {value.dtype} of shape {value.shape}"
+    return None
+
+
+def _bytes_problem(value: object, length: int) -> str | None:
+    if type(value) is not bytes:
+        return f"bytes, got {type(value).__name__}"
+    if length and len(value) != length:
+        return f"{length} bytes, got {len(value)}"
+    return f"at most {MAX_BYTES} bytes, got {len(value)}" if len(value) > MAX_BYTES else None
+
+
 def _count_problem(value: object, dim: int) -> str | None:
     return None if _is_count(value) else f"a whole number from 1, got {_quote(value)}"
 
@@ -199,6 +275,8 @@ def _name_problem(value: object, dim: int) -> str | None:
 
 _CHECKS: Mapping[str, Callable[[object, int], str | None]] = {
     "vector": _vector_problem,
+    "packed": _packed_problem,
+    "bytes": _bytes_problem,
     "count": _count_problem,
     "digest": _digest_problem,
     "name": _name_problem,

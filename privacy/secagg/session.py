@@ -24,6 +24,7 @@ __all__ = [
     "SecureSum",
     "Session",
     "Shares",
+    "cut",
     "indices",
     "to_bytes",
 ]
@@ -109,6 +110,16 @@ class Roster:
     def digest(self) -> str:
         """SHA-256 (hex) of the identities in order."""
         return hashlib.sha256(b"".join(sorted(self.identities))).hexdigest()
+
+    def named(self, digest: str) -> Roster:
+        """This roster, if that is its digest.
+
+        Raises:
+            SecAggError: it is another's.
+        """
+        if digest != self.digest:
+            raise SecAggError("the sum is of a roster that this device does not know")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,9 +239,7 @@ class Roll:
     @classmethod
     def of(cls, raw: bytes) -> Roll:
         """From :meth:`raw`; SecAggError where a part is missing."""
-        step = _ADVERTISED_BYTES
-        parts = (raw[start : start + step] for start in range(0, len(raw), step))
-        return cls(tuple(map(Advertisement.of, parts)))
+        return cls(tuple(map(Advertisement.of, cut(raw, _ADVERTISED_BYTES))))
 
 
 @dataclass(frozen=True)
@@ -281,14 +290,23 @@ def indices(raw: bytes) -> tuple[int, ...]:
     Raises:
         SecAggError: another length.
     """
-    if len(raw) % 4:
-        raise SecAggError(f"places take four bytes each, got {len(raw)}")
-    return tuple(np.frombuffer(raw, "<u4").tolist())
+    return tuple(np.frombuffer(b"".join(cut(raw, 4)), "<u4").tolist())
 
 
 def to_bytes(places: Iterable[int]) -> bytes:
     """Four little-endian bytes a place."""
     return np.fromiter(places, "<u4").tobytes()
+
+
+def cut(raw: bytes, size: int) -> tuple[bytes, ...]:
+    """Parts of ``size`` bytes each.
+
+    Raises:
+        SecAggError: something is left over.
+    """
+    if len(raw) % size:
+        raise SecAggError(f"parts of {size} bytes each were expected, got {len(raw)} bytes")
+    return tuple(raw[start : start + size] for start in range(0, len(raw), size))
 
 
 def signed_by(identity: bytes, signature: bytes, message: bytes) -> bool:

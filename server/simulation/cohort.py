@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ...client.app import FederatedDevice
+from ...client.secure_sum import SecureSums
 from ...shared.adapters import Array
 from ...shared.errors import LocavoreError
 
@@ -99,6 +100,10 @@ class _Member(Generic[Record]):
     @property
     def plan_digest(self) -> str:
         return self._own.plan_digest
+
+    @property
+    def sums(self) -> SecureSums | None:
+        return self._own.sums
 
     def train_shared(self, theta: Array, *, round: int) -> Array:
         update = self.together.update(self.partition, theta, round)

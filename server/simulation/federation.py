@@ -10,13 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from ...client.app import make_client_app
 from ...client.federated import FederatedTextDevice, text_training
+from ...client.secure_sum import SecureSums
 from ...client.training.adapted import AdaptedTwin
 from ...client.training.shared import SharedTraining
 from ...privacy.ledger import Ledger
 from ...privacy.noise import NoiseSource, insecure_seeded_noise
 from ...privacy.plan import PrivacyPlan, UserPlan
+from ...privacy.secagg.session import Roster
 from ...shared.adapters import Array
 from ...shared.errors import FederationError
 from ...shared.forms import SharedForm
@@ -77,9 +81,13 @@ def train_shared(
     if not members:
         raise FederationError("no device has enough records to train the shared adapter")
     plan = config.plan if private else replace(config.plan, noise_multiplier=0.0)
-    devices = [_device(i, p, twin, form, plan, config, on_update) for i, p in enumerate(members)]
     cohort = min(config.cohort or len(members), len(members))
     by_user = plan if isinstance(plan, UserPlan) else None
+    roster, sums = _secure_sums(by_user, len(members), config)
+    devices = [
+        _device(i, person, twin, form, plan, config, on_update, sums[i] if sums else None)
+        for i, person in enumerate(members)
+    ]
     server = make_server_app(
         FederationConfig(
             base_id=form.base_id,
@@ -96,6 +104,7 @@ def train_shared(
             plan=by_user,
             noise=partial(_noise, config.seed, _SERVER),
             ledger=_federation_ledger(checkpoints, plan) if by_user and private else None,
+            roster=None if roster is None else lambda: roster,
         )
     )
     with _engine(devices, config, on_update) as train:
@@ -191,6 +200,22 @@ def _noise(seed: int, member: int, round: int) -> NoiseSource:
     return insecure_seeded_noise(seed, round * _STREAMS_PER_ROUND + member)
 
 
+def _secure_sums(
+    plan: UserPlan | None, devices: int, config: SimulationConfig
+) -> tuple[Roster | None, list[SecureSums]]:
+    """Who may take part in secure sums, and every device's part; none where the plan has none."""
+    if plan is None or plan.makers is None:
+        return None, []
+    keys = [Ed25519PrivateKey.generate() for _ in range(devices)]
+    roster = Roster(key.public_key().public_bytes_raw() for key in keys)
+    return roster, [
+        SecureSums(
+            plan, key, roster.named, noise=partial(_noise, config.seed, i), random=os.urandom
+        )
+        for i, key in enumerate(keys)
+    ]
+
+
 def _device(
     index: int,
     person: SimulatedPerson,
@@ -199,6 +224,7 @@ def _device(
     plan: PrivacyPlan,
     config: SimulationConfig,
     on_update: Callable[[], None],
+    sums: SecureSums | None,
 ) -> FederatedTextDevice:
     def evaluate(theta: Array, round: int) -> None:
         person.measure_shared(form.to_adapter(theta), round)
@@ -214,4 +240,5 @@ def _device(
         memory_budget=config.memory_budget,
         evaluate=evaluate,
         ledger=person.ledger(plan.delta) if plan.private else None,
+        sums=sums,
     )

@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from .shared.chunk_index import Index
 from .shared.errors import BadInputError, PackageNotFoundError
 from .shared.files import point_link
-from .shared.packages import MANIFEST, Package, open_package
+from .shared.packages import MANIFEST, Manifest, Package, open_package
 
 __all__ = [
+    "base_of",
     "bases_folder",
     "distribution_folder",
     "fetched_link",
@@ -61,6 +62,19 @@ def find_base(name: str) -> Package:
     raise PackageNotFoundError(
         f"no base {name!r}; built here: {known}. Build one with 'locavore base build'"
     )
+
+
+def base_of(base_id: str) -> Package:
+    """Verify and open the base with this identity, under whatever name it is installed.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+        IntegrityError: it does not match its manifest, or no trusted key signed it.
+    """
+    for folder in installed_bases():
+        if Manifest.from_json((folder / MANIFEST).read_bytes()).base_id == base_id:
+            return find_base(folder.name)
+    raise PackageNotFoundError(f"base {base_id} is not installed; build or fetch it first")
 
 
 def distribution_folder(url: str) -> Path:

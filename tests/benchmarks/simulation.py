@@ -125,6 +125,7 @@ class User:
     number: int
     base_id: str = _BASE
     plan_digest: str = _PLAN
+    sums: None = None
 
     def begin(self, round: int) -> list[dict[str, torch.Tensor]]:
         """The samples to train on."""

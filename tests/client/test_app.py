@@ -39,6 +39,7 @@ class Halfway:
 
     base_id = BASE
     plan_digest = PLAN
+    sums = None
 
     def __init__(self, optimum: float = 2.0) -> None:
         self.optimum = optimum

@@ -35,6 +35,7 @@ class Quadratic:
 
     base_id = BASE
     plan_digest = PLAN
+    sums = None
 
     def __init__(self, partition: int) -> None:
         self.partition = partition

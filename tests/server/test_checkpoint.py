@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from locavore.server.checkpoint import Checkpoint, latest
 from locavore.shared.errors import FederationError
@@ -119,3 +120,20 @@ def test_a_file_of_a_later_format_is_not_guessed_at(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"format":"1"', b'"format":"9"'))
     with pytest.raises(FederationError, match="format '9', expected '1'"):
         Checkpoint.load(path)
+
+
+def test_a_federation_with_a_key_goes_on_only_from_what_it_signed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, theirs = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    signer = mine.public_key()
+    at(1).save(tmp_path, mine)
+    at(2).save(tmp_path, theirs)
+    at(3).save(tmp_path)
+    found = latest(tmp_path, signer)
+    assert found is not None
+    assert found.round == 1
+    assert caplog.text.count("is not signed by this federation") == 2
+    unsigned = latest(tmp_path)
+    assert unsigned is not None
+    assert unsigned.round == 3

@@ -285,17 +285,6 @@ def test_whether_a_round_is_released_does_not_tell_who_came() -> None:
     assert (theta != 1).all()
 
 
-@pytest.mark.parametrize(("replies", "applied"), [(3, True), (2, False)])
-def test_fewer_makers_than_the_noise_needs_are_not_released(replies: int, applied: bool) -> None:
-    plan = user_plan(cohort=4, fewest=3, trust="secure-aggregation")
-    strategy = for_users(plan, min_replies=1)
-    messages = asked(strategy)[:replies]
-    theta, report = aggregate(strategy, [answer(m, full(4)) for m in messages])
-    assert report.applied == applied
-    if applied:
-        np.testing.assert_array_equal(theta, full(1 + 3))
-
-
 def test_devices_are_sampled_as_claimed() -> None:
     plan = user_plan(cohort=2, population=8)
     strategy = mean_of(cohort=2, plan=plan)

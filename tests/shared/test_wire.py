@@ -12,6 +12,7 @@ import pytest
 
 from locavore.shared.errors import PrivacyError, WireError
 from locavore.shared.wire import (
+    MESSAGE_TYPES,
     WIRE,
     Broadcast,
     check_incoming,
@@ -45,8 +46,14 @@ def put(record: str, key: str, value: object) -> Callable[[Draft], None]:
     return lambda draft: draft.setdefault(record, {}).update({key: value})
 
 
-def test_the_table_lists_four_messages_and_only_one_vector_leaves() -> None:
-    assert set(WIRE) == {"train down", "train up", "evaluate down", "evaluate up"}
+def test_the_table_lists_every_message_and_only_one_vector_leaves() -> None:
+    assert set(WIRE) == {f"{phase} {way}" for phase in MESSAGE_TYPES for way in ("down", "up")}
+    up = {
+        name: row["arrays"]
+        for name, row in WIRE.items()
+        if name.endswith(" up") and "arrays" in row
+    }
+    assert up == {"train up": {"delta": "vector"}, "mask up": {"masked": "packed"}}
     assert {name: set(keys) for name, keys in WIRE["train up"].items()} == {
         "arrays": {"delta"},
         "config": {"plan", "round"},

@@ -483,7 +483,7 @@ def test_nothing_follows_a_refusal(world: Round) -> None:
 
 
 def test_truncated_messages() -> None:
-    with pytest.raises(SecAggError, match="an advertisement has 160 bytes, got 100"):
+    with pytest.raises(SecAggError, match="parts of 160 bytes each were expected, got 100"):
         Roll.of(bytes(100))
-    with pytest.raises(SecAggError, match="places take four bytes each, got 5"):
+    with pytest.raises(SecAggError, match="parts of 4 bytes each were expected, got 5"):
         indices(bytes(5))

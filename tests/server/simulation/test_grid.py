@@ -39,6 +39,7 @@ class Noisy:
 
     base_id = BASE
     plan_digest = PLAN
+    sums = None
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
