@@ -26,8 +26,8 @@ from safetensors.numpy import save
 
 from ..privacy.secagg.session import Roster
 from ..shared.errors import BadInputError, FederationError
+from ..shared.files import write_whole
 from ..shared.wire import Phase, Records
-from .checkpoint import write_whole
 from .replies import Replies
 
 __all__ = ["Journal"]

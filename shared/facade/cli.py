@@ -20,8 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 from .device_cli import opened
-from .home import bases_folder, find_base, installed_bases, signing_key
+from .home import (
+    bases_folder,
+    distribution_folder,
+    fetched_link,
+    find_base,
+    install_fetched,
+    installed_bases,
+    signing_key,
+)
 from .member_cli import device_app
+from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
 from .shared.errors import BadInputError, LocavoreError, MissingExtraError
 from .terminal import Clock, status
@@ -42,6 +51,7 @@ base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")
 app.add_typer(federation_app, name="federation")
+app.add_typer(repo_app, name="repo")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 Precision = Annotated[str, typer.Option(help="int8, int4, int8-dynamic or float32.")]
@@ -71,9 +81,57 @@ def base_build(
     console.print(f"built {built.name} in {built}", highlight=False, soft_wrap=True)
 
 
+@base_app.command("fetch")
+def base_fetch(
+    name: Annotated[str, typer.Argument(help="Name of the base in the repository.")],
+    repo: Annotated[str, typer.Option(help="The repository's address.")],
+    root: Annotated[
+        Path, typer.Option(help="The repository's root.json, from a source that you trust.")
+    ],
+    version: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="This one instead of the latest."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option(help="Try a version again that failed its check here.")
+    ] = False,
+) -> None:
+    """Fetch a base from a repository, or bring it up to date; only what changed is downloaded.
+
+    Every byte is verified before it is used, and the version before stays until the new one opens.
+    """
+    from .client.distribution import PackageUpdater
+    from .client.distribution.installed import index_beside
+    from .shared.packages import open_package
+
+    if not root.is_file():
+        raise BadInputError(f"there is no root {root}; ask the repository's operator for it")
+    fetched_link(name)  # before anything is downloaded
+    updater = PackageUpdater(distribution_folder(repo), repo, root.read_bytes())
+
+    def check(folder: Path) -> None:
+        publisher = bytes.fromhex(index_beside(folder).publisher)
+        open_package(folder, trusted=[publisher])
+
+    with console.status(f"fetching {name}") as spinner:
+        done = updater.update(
+            name,
+            version=version,
+            check=check,
+            recheck=True,
+            again=again,
+            progress=lambda at, of: spinner.update(f"{name}: {at / 1e6:.0f} of {of / 1e6:.0f} MB"),
+        )
+    install_fetched(name, updater.folder / "bases" / name / "current")
+    what = f"{done.name} {done.version}, {done.base_id}"
+    share = f"{done.received / 1e6:.2f} MB received for {done.nbytes / 1e6:.2f} MB"
+    said = f"fetched {what}: {share}" if done.changed else f"{what} is in use already: {share}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
 @base_app.command("list")
 def base_list() -> None:
-    """List the bases that were built on this machine."""
+    """List the bases that were built on this machine, or fetched to it."""
     folders = installed_bases()
     if not folders:
         console.print(f"no bases in {bases_folder()}; build one with 'locavore base build'")
