@@ -44,11 +44,15 @@ class Invitation:
         terms: SHA-256 (hex) of the federation's terms.
         certificates: PEM of the authorities that sign the server's certificate; None: those that
             the system trusts.
+        base: the base's name in the server's repository; None where it has none.
+        root: that repository's root metadata, which the device pins.
     """
 
     token: str
     terms: str
     certificates: str | None = None
+    base: str | None = None
+    root: str | None = None
 
     def to_json(self) -> str:
         """As text, for a file or a message."""

@@ -11,9 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from .errors import AdmissionError
 
-__all__ = ["ADMISSION_PREFIX", "Enrolment", "Leave"]
+__all__ = ["ADMISSION_PREFIX", "REPOSITORY_PREFIX", "Enrolment", "Leave"]
 
 ADMISSION_PREFIX = "/v1/locavore"
+REPOSITORY_PREFIX = "/repository"
+"""Where a coordinator serves its repository."""
+
 _MOST = 4096  # characters of a field
 
 

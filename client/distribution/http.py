@@ -41,6 +41,7 @@ class Http(FetcherInterface):
     Args:
         clock: monotonic seconds.
         pause: waits so many seconds.
+        certificates: PEM of the authorities to trust; None: those that the system trusts.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Http(FetcherInterface):
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        certificates: str | None = None,
     ) -> None:
+        self._certificates = certificates
         self.received = 0  # bytes of bodies so far
         self.pause = pause
         self._limits, self._clock = limits, clock
@@ -158,7 +161,9 @@ class Http(FetcherInterface):
         proxy = None if bypassed else getproxies().get(parts.scheme)
         if proxy not in self._pools:
             self._pools[proxy] = (
-                urllib3.PoolManager() if proxy is None else urllib3.ProxyManager(proxy)
+                urllib3.PoolManager(ca_cert_data=self._certificates)
+                if proxy is None
+                else urllib3.ProxyManager(proxy, ca_cert_data=self._certificates)
             )
         return self._pools[proxy]
 

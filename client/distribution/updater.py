@@ -79,6 +79,7 @@ class PackageUpdater:
         url: the repository's address.
         root: the pinned root: bytes of its ``root.json``, from a source that is trusted.
         limits: what the server may cost.
+        certificates: PEM of the authorities to trust for TLS; None: those that the system trusts.
         clock: monotonic seconds, for the pace of answers.
         pause: waits between attempts.
 
@@ -93,11 +94,13 @@ class PackageUpdater:
         root: bytes,
         *,
         limits: Limits | None = None,
+        certificates: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.folder, self.url, self.limits = folder, base_address(url), limits or Limits()
         self._root, self._clock, self._pause = root, clock, pause
+        self._certificates = certificates
 
     def current(self, name: str, *, kind: str = "bases") -> Path | None:
         """Folder of the version in use; None when there is none. Needs no network."""
@@ -185,7 +188,7 @@ class PackageUpdater:
 
     @contextmanager
     def _working(self) -> Iterator[Http]:
-        http = Http(self.limits, self._clock, self._pause)
+        http = Http(self.limits, self._clock, self._pause, self._certificates)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with lock_folder(self.folder):

@@ -74,7 +74,9 @@ class CoordinatorConfig:
         reconnect_s: seconds to wait for the cohort of a round that was cut off.
         pause_s: seconds between two rounds.
         limits: on what devices may send.
-        repository: folder of signed artefacts that is served along, if there is one.
+        repository: folder of a repository that is served along, if there is one, and gets the
+            shared adapter of every round where its adapters are the server's to sign.
+        base_target: the base's name in the repository, for invitations.
     """
 
     name: str
@@ -95,6 +97,7 @@ class CoordinatorConfig:
     pause_s: float = 0.0
     limits: Limits = field(default_factory=Limits)
     repository: Path | None = None
+    base_target: str | None = None
 
     def __post_init__(self) -> None:
         problems = [

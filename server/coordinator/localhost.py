@@ -17,6 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ...shared.errors import BadInputError
+from ...shared.packages import Package
+from ..repository.keys import load_signer, make_key
+from ..repository.repository import Repository
+from ..repository.roles import OFFLINE
+from ..repository.sources import base_source
 
 __all__ = ["make_certificates", "make_localhost"]
 
@@ -51,15 +56,22 @@ noise_multiplier = 1.0
 
 
 def make_localhost(
-    folder: Path, *, base: str, unit: str = "record", devices: int = 5, rounds: int = 3
+    folder: Path,
+    *,
+    package: Package,
+    base: str,
+    unit: str = "record",
+    devices: int = 5,
+    rounds: int = 3,
 ) -> Path:
-    """Write certificates and ``coordinator.toml`` into a folder; returns the file's path.
+    """Write certificates, a repository and ``coordinator.toml``; returns the file's path.
 
     What is there already is left as it is.
 
     Args:
         folder: made if it is missing.
-        base: the base's name or folder.
+        package: the base, which is published in the repository.
+        base: its name or folder.
         unit: ``record`` or ``user``: which plan to begin with.
         devices: per round.
         rounds: in all.
@@ -74,14 +86,18 @@ def make_localhost(
     path = folder / "coordinator.toml"
     if not path.exists():
         make_certificates(folder / "tls")
+        _make_repository(folder, package, base)
         plan = _PLANS[unit].format(devices=devices, fewest=max(3, devices // 2 + 1), rounds=rounds)
-        path.write_text(_FILE.format(base=base, devices=devices, plan=plan))
+        target = Path(base).name
+        path.write_text(_FILE.format(base=base, target=target, devices=devices, plan=plan))
     return path
 
 
 _FILE = """\
 name = "local"
 base = "{base}"
+base_target = "{target}"
+repository = "repository"
 state = "state"
 min_nodes = {devices}
 {plan}
@@ -93,6 +109,25 @@ certificate = "tls/server.pem"
 key = "tls/server.key"
 authorities = "tls/ca.pem"
 """
+
+
+def _make_repository(folder: Path, package: Package, base: str) -> None:
+    """A repository that holds the base; whoever has this folder can sign everything in it."""
+    keys = {role: folder / "holders" / f"{role}.pem" for role in OFFLINE}
+    public = {role: make_key(path, None) for role, path in keys.items()}
+    now = datetime.datetime.now(datetime.UTC)
+    repository = Repository.create(
+        folder / "repository",
+        root=[public["root"]],
+        targets=[public["targets"]],
+        online_adapters=True,
+        now=now,
+    )
+    source = base_source(package.folder, [package.publisher])
+    repository.add(source, Path(base).name, "1", now)
+    for path in keys.values():
+        repository.sign(load_signer(path, lambda _: b""))
+    repository.publish(now)
 
 
 def make_certificates(folder: Path, *, now: datetime.datetime | None = None) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,20 @@ from starlette.routing import Mount
 from ...privacy.ledger import Ledger
 from ...privacy.plan import UserPlan
 from ...privacy.terms import Terms
+from ...shared.admission import REPOSITORY_PREFIX
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
 from ...shared.packages import Package
 from ..app import FederationConfig, RoundReport, make_server_app
 from ..checkpoint import latest
+from ..repository.app import repository_app
+from ..repository.repository import Repository
 from .admission import Admission
 from .api import admission_routes
 from .config import CoordinatorConfig
 from .limits import Limited
 from .link import Link
+from .publishing import Publisher
 from .status import Status, operator_app
 
 __all__ = ["Coordinator", "key_in"]
@@ -84,6 +89,18 @@ class Coordinator:
             admission=admission_key.public_key().public_bytes_raw().hex(),
         )
         self.admission = Admission(config.state / "admission.db", admission_key, self.terms.digest)
+        self.publisher: Publisher | None = None
+        if config.repository is not None:
+            repository = Repository.open(config.repository)
+            adapters = config.state / "adapters"
+            self.publisher = Publisher(repository, config.name, self.form, adapters)
+
+    @property
+    def repository_root(self) -> str | None:
+        """The newest root of the repository, for devices to pin."""
+        if self.publisher is None:
+            return None
+        return self.publisher.repository.root_bytes().decode()
 
     @property
     def checkpoints(self) -> Path:
@@ -115,6 +132,8 @@ class Coordinator:
         link = Link(self.config.state / "flower.db")
         link.keep_only(self.admission.nodes())
         routes = [*admission_routes(self.terms, self.admission, link)]
+        if self.config.repository is not None:
+            routes.append(Mount(REPOSITORY_PREFIX, repository_app(self.config.repository)))
         devices = Limited(Starlette(routes=[*routes, Mount("/", link.fleet())]), self.config.limits)
         before = latest(self.checkpoints, self._key.public_key())
         history = [] if before is None else [dict(row) for row in before.history]
@@ -126,25 +145,35 @@ class Coordinator:
             _listening(devices, listen.host, listen.port, **tls) as port,
             _listening(operator_app(status), "127.0.0.1", listen.operator_port) as operator_port,
         ):
-            watch = threading.Thread(target=self._reconcile, args=(link, over), daemon=True)
-            watch.start()
+            works = [partial(self._reconcile, link, over)]
+            if self.publisher is not None:
+                works.append(partial(self.publisher.keep_fresh, over))
+            threads = [threading.Thread(target=work, daemon=True) for work in works]
+            for thread in threads:
+                thread.start()
             try:
                 yield Ports(port, operator_port), status, link
             finally:
                 over.set()
-                watch.join()
+                for thread in threads:
+                    thread.join()
 
     def federate(self, link: Link, status: Status, on_round: Callable[[RoundReport], None]) -> None:
         """Run all rounds that are left."""
 
         def ended(report: RoundReport) -> None:
             status.ended(report)
+            if self.publisher is not None and report.applied:
+                self.publisher.publish(report.round, report.theta)
             on_round(report)
             if report.round < self.config.plan.rounds and self.config.pause_s:
                 status.state = f"pausing for {self.config.pause_s:.0f} s"
                 time.sleep(self.config.pause_s)
             status.state = "training"
 
+        before = latest(self.checkpoints, self._key.public_key())
+        if self.publisher is not None and before is not None:
+            self.publisher.publish(before.round, before.theta)
         status.state = "training"
         link.run(make_server_app(self._federation(), ended), self.terms.app_id)
         status.state = "done"

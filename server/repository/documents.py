@@ -157,7 +157,7 @@ class Documents:
 
     def expiry(self, role: str, now: datetime) -> datetime:
         """When a role's document ends that is signed now."""
-        return roles.terms_of(self.root).expiry(role, now)
+        return roles.validity_of(self.root).expiry(role, now)
 
     def judge(self, role: str) -> Root | Targets:
         """The document that names the keys of a role."""

@@ -29,7 +29,7 @@ from .documents import Documents, RoleState
 from .keys import Passphrase, holder, make_key
 from .online import OnlineKeys, refresh, write_snapshot, write_timestamp
 from .packs import index_folder
-from .roles import ADAPTERS, OFFLINE, ONLINE, Terms
+from .roles import ADAPTERS, OFFLINE, ONLINE, Validity
 from .sources import Source
 
 __all__ = ["Repository"]
@@ -64,7 +64,7 @@ class Repository:
         root_threshold: int = 1,
         targets_threshold: int = 1,
         online_adapters: bool = False,
-        terms: Terms | None = None,
+        validity: Validity | None = None,
         now: datetime,
     ) -> Repository:
         """Begin a repository: drafts of root and targets to be signed, and fresh online keys.
@@ -75,7 +75,7 @@ class Repository:
             root_threshold: how many of them must sign.
             targets_threshold: how many of them must sign.
             online_adapters: let a server's key publish adapters without the holders.
-            terms: for how long what is signed is good.
+            validity: for how long what is signed is good.
             now: UTC.
 
         Raises:
@@ -83,7 +83,7 @@ class Repository:
         """
         if folder.exists() and any(path.name != "keys" for path in folder.iterdir()):
             raise BadInputError(f"{folder} is not empty; begin a repository in a new folder")
-        terms, repository = terms or Terms(), cls(folder)
+        validity, repository = validity or Validity(), cls(folder)
         thresholds = {"root": root_threshold, "targets": targets_threshold}
         keys = {"root": root, "targets": targets}
         for role in OFFLINE:  # before any key is made
@@ -91,15 +91,15 @@ class Repository:
         for part in ("public/metadata", "public/targets", "public/packs", "staged"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         fresh = {role: [make_key(repository._keys.fresh_path(role), None)] for role in ONLINE}
-        listed = roles.first_targets(terms.expiry("targets", now))
+        listed = roles.first_targets(validity.expiry("targets", now))
         if online_adapters:
             key = make_key(repository._keys.fresh_path(ADAPTERS), None)
             roles.delegate_adapters(listed.signed, key)
         documents = repository._documents
-        documents.save_draft("root", roles.first_root(keys | fresh, thresholds, terms, now))
+        documents.save_draft("root", roles.first_root(keys | fresh, thresholds, validity, now))
         documents.save_draft("targets", listed)
         if online_adapters:
-            empty = roles.first_targets(terms.expiry(ADAPTERS, now))
+            empty = roles.first_targets(validity.expiry(ADAPTERS, now))
             documents.save_draft(ADAPTERS, empty)
         return repository
 
@@ -331,7 +331,7 @@ class Repository:
     def refresh(self, now: datetime) -> dict[str, datetime]:
         """Renew the timestamp, and what else the server signs when half of its time is over.
 
-        To be called a few times within the timestamp's days (see :class:`Terms`).
+        To be called a few times within the timestamp's days (see :class:`Validity`).
 
         Returns:
             When each role's published document expires (UTC), to warn people in time.

@@ -36,7 +36,7 @@ __all__ = [
     "OFFLINE",
     "ONLINE",
     "Missing",
-    "Terms",
+    "Validity",
     "delegate_adapters",
     "first_root",
     "first_targets",
@@ -45,8 +45,8 @@ __all__ = [
     "renewed",
     "require_threshold",
     "snapshot_of",
-    "terms_of",
     "timestamp_of",
+    "validity_of",
     "with_keys",
 ]
 
@@ -59,7 +59,7 @@ _DAYS = "x-locavore-days"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class Validity:
     """For how many days what is signed is good. They are written into the root.
 
     Args:
@@ -79,7 +79,7 @@ class Terms:
     def __post_init__(self) -> None:
         wrong = [f"{role} {days}" for role, days in vars(self).items() if not 1 <= days <= 3650]
         if wrong:
-            raise BadInputError(f"terms must be 1..3650 days, got {', '.join(wrong)}")
+            raise BadInputError(f"validity must be 1..3650 days, got {', '.join(wrong)}")
 
     def expiry(self, role: str, now: datetime) -> datetime:
         """When a role's document ends that is signed now (UTC)."""
@@ -97,7 +97,7 @@ class Missing:
 def first_root(
     keys: Mapping[str, Sequence[SSlibKey]],
     thresholds: Mapping[str, int],
-    terms: Terms,
+    validity: Validity,
     now: datetime,
 ) -> Metadata[Root]:
     """The first root, unsigned. ``keys`` and ``thresholds`` are by role; 1 is the default.
@@ -110,8 +110,8 @@ def first_root(
         ids = list(dict.fromkeys(key.keyid for key in keys[role]))
         roles[role] = Role(ids, require_threshold(role, thresholds.get(role, 1), len(ids)))
     by_id: dict[str, Key] = {key.keyid: key for role in (*OFFLINE, *ONLINE) for key in keys[role]}
-    root = Root(1, None, terms.expiry("root", now), by_id, roles, consistent_snapshot=True)
-    root.unrecognized_fields[_DAYS] = dict(vars(terms))
+    root = Root(1, None, validity.expiry("root", now), by_id, roles, consistent_snapshot=True)
+    root.unrecognized_fields[_DAYS] = dict(vars(validity))
     return Metadata(root)
 
 
@@ -126,9 +126,9 @@ def delegate_adapters(targets: Targets, key: SSlibKey) -> None:
     targets.delegations = Delegations({key.keyid: key}, {ADAPTERS: role})
 
 
-def terms_of(root: Root) -> Terms:
-    """The terms that a root was made with."""
-    return Terms(**root.unrecognized_fields.get(_DAYS, {}))
+def validity_of(root: Root) -> Validity:
+    """The validity that a root was made with."""
+    return Validity(**root.unrecognized_fields.get(_DAYS, {}))
 
 
 def renewed(document: Metadata[T], expiry: datetime, *, published: bool) -> Metadata[T]:

@@ -20,15 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .device_cli import opened
-from .home import (
-    bases_folder,
-    distribution_folder,
-    fetched_link,
-    find_base,
-    install_fetched,
-    installed_bases,
-    signing_key,
-)
+from .fetching import fetch_base
+from .home import bases_folder, find_base, installed_bases, signing_key
 from .member_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
@@ -100,33 +93,9 @@ def base_fetch(
 
     Every byte is verified before it is used, and the version before stays until the new one opens.
     """
-    from .client.distribution import PackageUpdater
-    from .client.distribution.installed import index_beside
-    from .shared.packages import open_package
-
     if not root.is_file():
         raise BadInputError(f"there is no root {root}; ask the repository's operator for it")
-    fetched_link(name)  # before anything is downloaded
-    updater = PackageUpdater(distribution_folder(repo), repo, root.read_bytes())
-
-    def check(folder: Path) -> None:
-        publisher = bytes.fromhex(index_beside(folder).publisher)
-        open_package(folder, trusted=[publisher])
-
-    with console.status(f"fetching {name}") as spinner:
-        done = updater.update(
-            name,
-            version=version,
-            check=check,
-            recheck=True,
-            again=again,
-            progress=lambda at, of: spinner.update(f"{name}: {at / 1e6:.0f} of {of / 1e6:.0f} MB"),
-        )
-    install_fetched(name, updater.folder / "bases" / name / "current")
-    what = f"{done.name} {done.version}, {done.base_id}"
-    share = f"{done.received / 1e6:.2f} MB received for {done.nbytes / 1e6:.2f} MB"
-    said = f"fetched {what}: {share}" if done.changed else f"{what} is in use already: {share}"
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    fetch_base(name, repo, root.read_bytes(), version=version, again=again)
 
 
 @base_app.command("list")

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .device_cli import InKeyring, KeyFile, device_app, opened, say
+from .fetching import fetch_base
 from .home import base_of
-from .shared.errors import BadInputError
+from .shared.admission import REPOSITORY_PREFIX
+from .shared.errors import BadInputError, PackageNotFoundError
 
 if TYPE_CHECKING:
     from .client import Device
     from .client.membership import Membership
+    from .shared.packages import Package
 
 __all__ = ["device_app"]
 
@@ -53,8 +56,7 @@ def join(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with opened(key_file, keyring) as device:
         member = _member(device, url, invitation, yes)
-        model = TextModel(base_of(member.terms.base_id))
-        device.use_model(model)
+        device.use_model(TextModel(_base(member, invitation)))
         gates: dict[str, Callable[[], bool]] = {}
         if while_charging:
             gates["not on mains"] = charging
@@ -82,6 +84,25 @@ def leave(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
         member.leave()
         device.store.keep_membership(None)
     say(f"left {member.terms.name!r}: its keys are destroyed, and the server lets them in no more")
+
+
+def _base(member: Membership, invitation: Path | None) -> Package:
+    """The federation's base: as it is installed, or from the server's repository."""
+    from .client.membership import read_invitation
+
+    try:
+        return base_of(member.terms.base_id)
+    except PackageNotFoundError:
+        invited = None if invitation is None else read_invitation(invitation)
+        if invited is None or invited.base is None or invited.root is None:
+            raise
+        fetch_base(
+            invited.base,
+            member.url + REPOSITORY_PREFIX,
+            invited.root.encode(),
+            certificates=member.certificates,
+        )
+        return base_of(member.terms.base_id)
 
 
 def _member(device: Device, url: str, invitation: Path | None, yes: bool) -> Membership:

@@ -67,7 +67,7 @@ def init(
     """Begin a repository. Its root and its empty list then wait for signatures."""
     from .server.repository.keys import load_public
     from .server.repository.repository import Repository
-    from .server.repository.roles import Terms
+    from .server.repository.roles import Validity
 
     repository = Repository.create(
         folder,
@@ -76,7 +76,7 @@ def init(
         root_threshold=root_threshold,
         targets_threshold=targets_threshold,
         online_adapters=online_adapters,
-        terms=Terms(
+        validity=Validity(
             root=root_days,
             targets=targets_days,
             snapshot=snapshot_days,

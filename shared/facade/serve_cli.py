@@ -93,6 +93,8 @@ def invite(
         token=coordinator.admission.invite(days),
         terms=coordinator.terms.digest,
         certificates=None if authorities is None else authorities.read_text(),
+        base=coordinator.config.base_target,
+        root=coordinator.repository_root,
     )
     handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
@@ -134,9 +136,12 @@ def _localhost(folder: Path, base: str, unit: str, devices: int, rounds: int) ->
     from .server.coordinator.localhost import make_localhost
 
     new = not (folder / "coordinator.toml").exists()
-    file = make_localhost(folder, base=base, unit=unit, devices=devices, rounds=rounds)
+    package = find_base(base)
+    file = make_localhost(
+        folder, package=package, base=base, unit=unit, devices=devices, rounds=rounds
+    )
     if new:
-        _say(f"made {file}, with certificates for this machine")
+        _say(f"made {file}, with certificates and a repository for this machine")
         _say(f"for each device: locavore federation invite {file} INVITATION")
         _say("and then there: locavore device join https://127.0.0.1:8443 INVITATION")
     return file

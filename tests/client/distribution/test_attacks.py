@@ -20,7 +20,7 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, 
 
 from locavore.client.distribution import Limits, PackageUpdater
 from locavore.server.repository.packs import index_folder
-from locavore.server.repository.roles import Terms
+from locavore.server.repository.roles import Validity
 from locavore.server.repository.sources import find_source
 from locavore.shared.chunk_index import Index
 from locavore.shared.errors import (
@@ -254,7 +254,7 @@ def test_fast_forward(state: str, world: World) -> None:
 
 def test_indefinite_freeze(state: str, worlds: Worlds) -> None:
     """An old state is shown for ever; once it has expired, it is refused."""
-    world = worlds(now=datetime.now(UTC) - timedelta(days=3), terms=Terms(timestamp=4))
+    world = worlds(now=datetime.now(UTC) - timedelta(days=3), validity=Validity(timestamp=4))
     world.release("1")
     attack = Attack(world, state, released=False)
     frozen = world.copy_public("frozen")
@@ -274,7 +274,9 @@ def test_indefinite_freeze(state: str, worlds: Worlds) -> None:
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets"])
 def test_nothing_that_expired_is_taken(role: str, worlds: Worlds) -> None:
     long = {"root": 90, "targets": 90, "snapshot": 90, "timestamp": 90}
-    world = worlds(now=datetime.now(UTC) - timedelta(days=30), terms=Terms(**{**long, role: 29}))
+    world = worlds(
+        now=datetime.now(UTC) - timedelta(days=30), validity=Validity(**{**long, role: 29})
+    )
     world.release("1")
     attack = Attack(world, "fresh", released=False)
     attack.refused(UntrustedError, match="expired")

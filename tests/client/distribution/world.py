@@ -20,7 +20,7 @@ from securesystemslib.signer import CryptoSigner
 from locavore.client.distribution import Limits, PackageUpdater
 from locavore.server.repository.keys import load_public, load_signer, make_key
 from locavore.server.repository.repository import Repository
-from locavore.server.repository.roles import Terms
+from locavore.server.repository.roles import Validity
 from locavore.server.repository.sources import find_source
 from locavore.shared.errors import RepositoryError
 from locavore.shared.packages import sign_package
@@ -158,7 +158,7 @@ class World:
         targets: tuple[int, int] = (1, 1),
         layers: Sequence[int] = (3_000, 5_000, 40_000),
         online_adapters: bool = False,
-        terms: Terms | None = None,
+        validity: Validity | None = None,
         now: datetime | None = None,
     ) -> None:
         self.folder = folder
@@ -174,7 +174,7 @@ class World:
             root_threshold=root[1],
             targets_threshold=targets[1],
             online_adapters=online_adapters,
-            terms=terms,
+            validity=validity,
             now=self.now,
         )
         self.enough = [*self.roots[: root[1]], *self.signers[: targets[1]]]

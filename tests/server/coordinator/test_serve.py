@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
+import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 pytest.importorskip("prometheus_client", reason="a coordinator needs the extra 'serve'")
 
+from locavore.client.distribution import PackageUpdater
 from locavore.client.membership import Invitation, Membership, join, terms_of
 from locavore.home import find_base
 from locavore.server.coordinator.config import CoordinatorConfig
@@ -26,7 +29,14 @@ from locavore.server.coordinator.serve import Coordinator, Ports, key_in
 from locavore.server.coordinator.status import Status
 from locavore.server.strategy import RoundReport
 from locavore.shared.adapters import Array
-from locavore.shared.errors import AdmissionError, BadInputError, FederationError, SecAggError
+from locavore.shared.errors import (
+    AdmissionError,
+    BadInputError,
+    DistributionError,
+    FederationError,
+    SecAggError,
+)
+from locavore.shared.packages import Package
 
 from ..test_strategy import full
 
@@ -56,7 +66,8 @@ class Running:
 
 
 def file_in(folder: Path, unit: str = "user") -> Path:
-    path = make_localhost(folder, base="tiny", unit=unit, devices=5, rounds=4)
+    package = find_base("tiny")
+    path = make_localhost(folder, package=package, base="tiny", unit=unit, devices=5, rounds=4)
     if "port = 0" in path.read_text():
         return path
     said = re.sub(r"port = \d+", "port = 0", path.read_text())
@@ -174,6 +185,48 @@ def test_an_operator_sees_rounds_devices_and_epsilon(running: Running) -> None:
     assert "theta" not in json.dumps(said)
 
 
+def test_the_repository_is_served_along(running: Running, tmp_path: Path) -> None:
+    root = running.coordinator.repository_root
+    assert root is not None
+    updater = PackageUpdater(
+        tmp_path / "device",
+        f"{running.url}/repository",
+        root.encode(),
+        certificates=running.invitation().certificates,
+    )
+    done = updater.update("tiny")
+    assert done.base_id == running.coordinator.terms.base_id
+    strange = PackageUpdater(tmp_path / "other", f"{running.url}/repository", root.encode())
+    with pytest.raises(DistributionError, match="cannot be reached"):
+        strange.update("tiny")
+
+
+def test_every_rounds_adapter_is_published_and_old_ones_go(running: Running) -> None:
+    publisher = running.coordinator.publisher
+    assert publisher is not None
+    theta = np.linspace(-1, 1, running.coordinator.form.dim).astype(np.float32)
+    assert [publisher.publish(round, round * theta) for round in (1, 2, 4, 5)] == [True] * 4
+    assert not publisher.publish(5, theta), "what was listed is never changed"
+    listed = sorted(path for path in publisher.repository.targets() if "adapters/" in path)
+    assert listed == ["adapters/local/4.json", "adapters/local/5.json"]
+
+
+def test_an_adapter_that_cannot_be_published_ends_nothing(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = running.coordinator.publisher
+    assert publisher is not None
+    for key in (publisher.repository.folder / "keys").iterdir():
+        key.unlink()
+    theta = np.ones(running.coordinator.form.dim, np.float32)
+    assert not publisher.publish(1, theta)
+    assert "the adapter of round 1 was not published" in caplog.text
+    over = threading.Event()
+    over.set()
+    publisher.keep_fresh(over)
+    assert "timestamp was not renewed" in caplog.text
+
+
 def test_metrics_are_prometheus(running: Running) -> None:
     running.status.ended(report(1, full(1)))
     text = running.operator("/metrics").text
@@ -233,21 +286,24 @@ def test_a_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["record", "user"])
-def test_a_coordinator_for_this_machine_is_made_in_one_go(tmp_path: Path, unit: str) -> None:
-    path = make_localhost(tmp_path / "here", base="tiny", unit=unit)
+def test_a_coordinator_for_this_machine_is_made_in_one_go(
+    tmp_path: Path, installed: str, unit: str
+) -> None:
+    package = find_base("tiny")
+    path = make_localhost(tmp_path / "here", package=package, base="tiny", unit=unit)
     config = CoordinatorConfig.load(path)
     assert (config.plan.unit, config.devices, config.min_nodes) == (unit, 5, 5)
     assert (tmp_path / "here" / "tls" / "server.key").stat().st_mode & 0o077 == 0
     before = path.read_bytes()
-    assert make_localhost(tmp_path / "here", base="other", unit=unit) == path
+    assert make_localhost(tmp_path / "here", package=package, base="other", unit=unit) == path
     assert path.read_bytes() == before, "what is there is left as it is"
 
 
-def test_too_few_devices_make_no_secure_sums(tmp_path: Path) -> None:
+def test_too_few_devices_make_no_secure_sums(tmp_path: Path, package: Package) -> None:
     with pytest.raises(BadInputError, match="at least 3 devices, got 2"):
-        make_localhost(tmp_path, base="tiny", unit="user", devices=2)
+        make_localhost(tmp_path, package=package, base="tiny", unit="user", devices=2)
     with pytest.raises(BadInputError, match="unit must be 'record' or 'user', got 'family'"):
-        make_localhost(tmp_path, base="tiny", unit="family")
+        make_localhost(tmp_path, package=package, base="tiny", unit="family")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +323,7 @@ def test_too_few_devices_make_no_secure_sums(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_file_is_an_error_in_a_sentence(
-    tmp_path: Path, before: str, after: str, why: str
+    tmp_path: Path, installed: str, before: str, after: str, why: str
 ) -> None:
     path = file_in(tmp_path)
     text = path.read_text()
@@ -283,7 +339,7 @@ def test_a_missing_file_is_an_error_in_a_sentence(tmp_path: Path) -> None:
         CoordinatorConfig.load(tmp_path / "none.toml")
 
 
-def test_a_plan_for_records_needs_a_cohort(tmp_path: Path) -> None:
+def test_a_plan_for_records_needs_a_cohort(tmp_path: Path, installed: str) -> None:
     path = file_in(tmp_path, "record")
     assert tomllib.loads(path.read_text())["cohort"] == 5
     path.write_text(path.read_text().replace("cohort = 5", ""))

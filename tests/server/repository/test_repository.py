@@ -23,7 +23,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Timestamp
 
 from locavore.server.repository.keys import load_public, load_signer, make_key
 from locavore.server.repository.repository import Repository
-from locavore.server.repository.roles import Terms
+from locavore.server.repository.roles import Validity
 from locavore.server.repository.sources import find_source
 from locavore.shared.errors import (
     AdapterError,
@@ -132,17 +132,17 @@ def test_who_is_no_holder_signs_nothing(holders: Holders) -> None:
 
 
 def test_expiry_is_what_the_terms_say(holders: Holders) -> None:
-    terms = Terms(root=100, targets=50, snapshot=10, timestamp=2)
-    repository, *_ = published(holders, terms=terms)
+    validity = Validity(root=100, targets=50, snapshot=10, timestamp=2)
+    repository, *_ = published(holders, validity=validity)
     ends = {state.role: state.expires - NOW for state in repository.states()}
-    assert ends == {role: timedelta(days=getattr(terms, role)) for role in ends}
+    assert ends == {role: timedelta(days=getattr(validity, role)) for role in ends}
     assert set(ends) == {"root", "targets", "snapshot", "timestamp"}
 
 
 @pytest.mark.parametrize("days", [0, -1, 4000])
 def test_terms_are_bounded(days: int) -> None:
-    with pytest.raises(BadInputError, match="terms must be"):
-        Terms(root=days)
+    with pytest.raises(BadInputError, match="validity must be"):
+        Validity(root=days)
 
 
 def test_a_change_takes_the_signatures_away(holders: Holders, package: Path, trusted: Any) -> None:
