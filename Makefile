@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format types imports bench-env clean
+.PHONY: help demo test e2e lint format types imports bench-env clean
 
 help:  ## list the chores
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/.simulate: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -21,6 +21,9 @@ demo: .venv/.simulate  ## set up and run the main job: a private federation on r
 
 test: .venv/.dev lint types imports  ## set up and pass the tests
 	$(BIN)/pytest $(ARGS)
+
+e2e: .venv/.dev  ## a deployed federation in which everything goes wrong, with real processes
+	$(BIN)/pytest tests/e2e $(ARGS)
 
 lint: .venv/.dev  ## style
 	$(BIN)/ruff check .

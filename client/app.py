@@ -26,7 +26,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..shared.adapters import Array
-from ..shared.errors import AdapterError, FederationError, PrivacyError
+from ..shared.errors import AdapterError, FederationError, LocavoreError, PrivacyError
 from ..shared.wire import (
     STEPS,
     Broadcast,
@@ -214,6 +214,9 @@ def _sealed(work: Callable[[], _Result]) -> _Result:
     """Do work whose errors may hold personal text; let only the class's name out."""
     try:
         return work()
+    except LocavoreError as error:  # says what to do, in a sentence
+        _log.error("this device could not answer the federation: %s", error)
+        name = type(error).__name__
     except Exception as error:
         _log.exception("this device could not answer the federation")
         name = type(error).__name__

@@ -24,7 +24,13 @@ from .training.objectives.language import token_batch
 from .training.passes import AT_ONCE
 from .training.shared import SharedTraining, private_training
 
-__all__ = ["MAX_RECORD_TOKENS", "MIN_RECORDS", "FederatedTextDevice", "text_training"]
+__all__ = [
+    "MAX_RECORD_TOKENS",
+    "MIN_RECORDS",
+    "FederatedTextDevice",
+    "records_needed",
+    "text_training",
+]
 
 MIN_RECORDS = 32  # with fewer, a record is sampled at a rate that hides nothing
 MAX_RECORD_TOKENS = 96
@@ -95,7 +101,7 @@ class FederatedTextDevice:
                 :data:`MIN_RECORDS` where single records are protected, one otherwise.
         """
         records = self.records()
-        needed = MIN_RECORDS if "record" in self.plan.units else 1
+        needed = records_needed(self.plan)
         if len(records) < needed:
             raise TooLittleDataError(
                 f"{len(records)} records may be federated, at least {needed} are needed; "
@@ -148,6 +154,11 @@ class FederatedTextDevice:
     def evaluate_shared(self, theta: Array, *, round: int) -> None:
         """Let the device measure the new shared adapter for itself; nothing is returned."""
         self.evaluate(theta[: self.form.dim], round)
+
+
+def records_needed(plan: PrivacyPlan) -> int:
+    """Records below which a device does not train: what is sampled from few hides little."""
+    return MIN_RECORDS if "record" in plan.units else 1
 
 
 def text_training(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from .fetching import fetch_base
 from .home import base_of
 from .shared.admission import REPOSITORY_PREFIX
 from .shared.errors import BadInputError, PackageNotFoundError
+from .terminal import end_on_sigterm
 
 if TYPE_CHECKING:
     from .client import Device
@@ -48,6 +48,7 @@ def join(
     require("federate", "flwr", "dp_accounting")
     require("train", "torch", "transformers")
     from .client import TextModel
+    from .client.federated import records_needed
     from .client.gates import charging, idle
     from .client.participation import Participation
 
@@ -62,13 +63,17 @@ def join(
             gates["not on mains"] = charging
         if while_idle:
             gates["not idle"] = idle
+        needed = records_needed(member.terms.plan)
+        if (there := len(device.training_records("federate"))) < needed:
+            say(f"{there} records may be federated, {needed} are needed to train; until then this")
+            say("device gets the shared adapter and takes no part in making it")
         taking_part = Participation(
             device=device,
             memory_budget=memory_budget,
             on_round=lambda round: say(f"round {round}: the new shared adapter is in the vault"),
         )
         node = taking_part.node(gates=gates)
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        end_on_sigterm()
         say(f"taking part in {member.terms.name!r} until Ctrl-C; 'device leave' is for good")
         try:
             node.run()

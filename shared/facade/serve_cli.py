@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from .home import find_base
 from .shared.errors import BadInputError
+from .terminal import end_on_sigterm
 
 if TYPE_CHECKING:
     from .server.coordinator.serve import Coordinator
@@ -64,7 +64,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("flwr", "httpx", "alembic"):  # after flwr has set itself up
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_sigterm()
     try:
         with coordinator.serving() as (ports, status, link):
             host = coordinator.config.listen.host

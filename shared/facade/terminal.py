@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-__all__ = ["Clock", "status"]
+__all__ = ["Clock", "end_on_sigterm", "status"]
+
+
+def end_on_sigterm() -> None:
+    """Let a service manager's SIGTERM end the program as Ctrl-C does.
+
+    SIGINT itself is ignored in programs that a shell has put into the background.
+    """
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextmanager
