@@ -41,7 +41,7 @@ from .link import Link
 from .publishing import Publisher
 from .status import Status, operator_app
 
-__all__ = ["Coordinator", "key_in"]
+__all__ = ["Coordinator", "Ports", "key_in", "listening"]
 
 _log = logging.getLogger("locavore.server")
 _RECONCILE_S = 5.0
@@ -142,8 +142,8 @@ class Coordinator:
         tls = {"ssl_certfile": str(listen.certificate), "ssl_keyfile": str(listen.key)}
         over = threading.Event()
         with (
-            _listening(devices, listen.host, listen.port, **tls) as port,
-            _listening(operator_app(status), "127.0.0.1", listen.operator_port) as operator_port,
+            listening(devices, listen.host, listen.port, **tls) as port,
+            listening(operator_app(status), "127.0.0.1", listen.operator_port) as operator_port,
         ):
             works = [partial(self._reconcile, link, over)]
             if self.publisher is not None:
@@ -217,7 +217,7 @@ class Coordinator:
 
 
 @contextmanager
-def _listening(app: Any, host: str, port: int, **tls: str) -> Iterator[int]:
+def listening(app: Any, host: str, port: int, **tls: str) -> Iterator[int]:
     """Serve an ASGI app within the block; gives the port."""
     settings: dict[str, Any] = {"lifespan": "off", "ws": "none", "log_level": "error", **tls}
     server = uvicorn.Server(uvicorn.Config(app, host, port, server_header=False, **settings))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from locavore.shared.errors import LocavoreError
 
 from . import (
+    deployment,
     distributed_dp,
     distribution,
     dp_correctness,
@@ -24,6 +25,7 @@ from .report import Options, Report
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "deployment": deployment.run,
     "distributed_dp": distributed_dp.run,
     "distribution": distribution.run,
     "dp_correctness": dp_correctness.run,

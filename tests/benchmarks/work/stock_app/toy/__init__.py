@@ -1,0 +1,1 @@
+"""The benchmark's federation as a Flower app."""
