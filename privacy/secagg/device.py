@@ -159,9 +159,10 @@ class SecAggDevice:
         with self._taking("open", "closed"):
             signers = self._places(sorted(signatures), self._survivors, "signers")
             self._require_enough(len(signers), "signatures")
+            signed = self._signed
             for i in self._some(len(signers), min(_CHECKED, len(signers))):
                 place = signers[i]
-                if not signed_by(self._roll[place].identity, signatures[place], self._signed):
+                if not signed_by(self._roll[place].identity, signatures[place], signed):
                     raise SecAggError(
                         f"device {place} has not signed this set of survivors: others were shown "
                         "another one"
