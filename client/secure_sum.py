@@ -89,7 +89,7 @@ class SecureSums:
         session = Session(
             plan=self.plan.digest,
             round=order.round,
-            dim=order.theta.size,
+            dim=order.answered_by,
             fewest=self.plan.makers or 0,
             roster=self.roster.digest,
             rules=self.plan.secure_sum,
@@ -99,6 +99,11 @@ class SecureSums:
         device = SecAggDevice(session, self._identity, self.roster, self._random)
         self._sum = None
         contribution = train().astype("float64")
+        if contribution.shape != (session.dim,):
+            raise SecAggError(
+                f"the sum is announced to have {session.dim} numbers, this device's contribution "
+                f"has {contribution.size}"
+            )
         self._sum = _Sum(session, device, numbers, contribution)
         return self._sum.answer({"keys": device.advertise().raw()})
 

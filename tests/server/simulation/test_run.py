@@ -247,5 +247,5 @@ def test_a_federation_without_data_says_so(
 
 
 def test_bad_configurations_list_every_problem() -> None:
-    with pytest.raises(BadInputError, match=r"rank.*passages.*form"):
-        SimulationConfig(rank=0, passages=0, form="dense")  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match=r"rank.*passages.*policy"):
+        SimulationConfig(rank=0, passages=0, policy="dense")
