@@ -55,8 +55,8 @@ class Aggregation:
     @property
     def name(self) -> str:
         """What beyond the form decides a federation's path; empty for a plain mean."""
-        parts = [] if self.optimizer.plain else [repr(self.optimizer)]
-        parts += [] if self.robust is None else [repr(self.robust)]
+        parts = [] if self.optimizer.plain else [str(self.optimizer)]
+        parts += [] if self.robust is None else [str(self.robust)]
         return "".join(f" {part}" for part in parts)
 
     @property

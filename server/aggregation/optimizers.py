@@ -60,6 +60,11 @@ class ServerOptimizer:
         if problems:
             raise BadInputError("; ".join(problems))
 
+    def __str__(self) -> str:
+        told = (self.learning_rate, self.momentum, self.second, self.floor)
+        used = {"fedavg": 1, "fedavgm": 2}.get(self.kind, 4)
+        return f"{self.kind}({', '.join(f'{value:g}' for value in told[:used])})"
+
     @property
     def adaptive(self) -> bool:
         """Whether every number has a step length of its own."""

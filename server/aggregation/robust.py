@@ -54,6 +54,10 @@ class RobustMean:
         if problems:
             raise BadInputError("; ".join(problems))
 
+    def __str__(self) -> str:
+        told = f"{self.liars:g}" if self.bound is None else f"{self.liars:g}, {self.bound:g}"
+        return f"{self.kind}({told})"
+
     def fewest(self) -> int:
         """Updates below which it promises nothing."""
         if self.kind not in ("krum", "multi-krum"):
