@@ -131,17 +131,20 @@ def _validate_counts(config: FederationConfig) -> list[str]:
 
 
 def _validate_form(config: FederationConfig) -> list[str]:
-    form, policy = config.aggregation.form, config.aggregation.policy
+    how = config.aggregation
+    form, policy = how.form, how.policy
     if form is None:
-        needs = [
-            text
-            for text, needed in (
-                (f"policy {policy.name!r}", not policy.linear or policy.turns == "round"),
-                ("devices of mixed ranks", bool(config.aggregation.ranks)),
-            )
+        needs = {
+            f"policy {policy.name!r}": not policy.linear or policy.turns == "round",
+            "devices of mixed ranks": bool(how.ranks),
+            str(how.optimizer): not how.optimizer.plain,
+            str(how.robust): how.robust is not None,
+        }
+        return [
+            f"{what} cannot work on a bare vector; give the aggregation its form, policy.over()"
+            for what, needed in needs.items()
             if needed
         ]
-        return [f"{' and '.join(needs)} need the form of the shared vector"] if needs else []
     problems = []
     if (form.name, form.turns, bool(form.carried)) != (policy.form, policy.turns, policy.carries):
         problems.append(f"the form is not that of policy {policy.name!r}; make it with its over()")

@@ -119,8 +119,13 @@ def test_a_federation_refuses_at_start_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("aggregation", "said"),
     [
-        (Aggregation(policy=POLICIES["flora"]), "policy 'flora' need the form"),
-        (Aggregation(ranks={1: 2}), "devices of mixed ranks need the form"),
+        (Aggregation(policy=POLICIES["flora"]), "policy 'flora' cannot work on a bare vector"),
+        (Aggregation(ranks={1: 2}), "devices of mixed ranks cannot work on a bare vector"),
+        (Aggregation(robust=MEDIAN), r"median\(0.2\) cannot work on a bare vector"),
+        (
+            Aggregation(optimizer=ServerOptimizer(kind="fedavgm")),
+            r"fedavgm\(1, 0.9\) cannot work on a bare vector; give the aggregation its form",
+        ),
         (Aggregation(form=over("ffa")), "the form is not that of policy 'core'"),
         (
             Aggregation(policy=POLICIES["ffa"], form=over("ffa")),
