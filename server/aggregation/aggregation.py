@@ -141,19 +141,23 @@ class Aggregation:
 
     def _rows(self, theta: Array, uploads: Sequence[Upload], round: int) -> list[Array]:
         """Every update as long as a whole answer, in an order that their own bytes give."""
-        rows = [self._padded(theta, upload, round) for upload in uploads]
+        rows = [upload.change for upload in uploads]
+        if self.form is not None:
+            leaves, entries = self.form.leaves(round), theta.size - self.form.dim
+            smaller = {upload.rank for upload in uploads} - {self.form.rank}
+            held = {rank: np.isin(leaves, self.form.prefix(rank)) for rank in smaller}
+            rows = [_padded(u.change, held.get(u.rank), entries) for u in uploads]
         return sorted(rows, key=lambda row: row.tobytes())
 
-    def _padded(self, theta: Array, upload: Upload, round: int) -> Array:
-        whole = self.up(round, theta.size)
-        if self.form is None or upload.rank == self.form.rank:
-            return upload.change
-        row = np.zeros(whole, np.float32)
-        held = np.isin(self.form.leaves(round), self.form.prefix(upload.rank))
-        entries = theta.size - self.form.dim
-        row[: len(held)][held] = upload.change[: upload.change.size - entries]
-        row[len(held) :] = upload.change[upload.change.size - entries :]
-        return row
+
+def _padded(change: Array, held: npt.NDArray[np.bool_] | None, entries: int) -> Array:
+    """A smaller device's update, with zeros where it holds nothing."""
+    if held is None:
+        return change
+    row = np.zeros(len(held) + entries, np.float32)
+    row[: len(held)][held] = change[: change.size - entries]
+    row[len(held) :] = change[change.size - entries :]
+    return row
 
 
 def _moved(theta: Array, change: Doubles) -> Array:

@@ -73,6 +73,10 @@ def test_krum_needs_enough_neighbours() -> None:
     with pytest.raises(BadInputError, match=r"krum with liars 0.2 needs at least 5 updates, got 4"):
         how.of(updates(1, count=4))
     assert how.of(updates(1, count=5)).shape == (6,)
+    for liars in (0.0, 0.1, 0.3, 0.45):
+        krum = RobustMean(kind="krum", liars=liars)
+        for count in range(krum.fewest(), 60):
+            assert count >= 2 * krum._faulty(count) + 3
 
 
 @pytest.mark.parametrize(
