@@ -195,10 +195,9 @@ class Federated:
 
 
 def _federate(world: World, policy: Policy, setting: Setting, rate: float) -> Federated:
-    """Through the real apps; a policy with this plan is refused where it cannot work."""
+    """A federation through the real apps."""
     form = policy.over("dialects", world.directions, carried=CARRIED)
     plan, how = _how(world, form, setting, rate)
-    require_possible(policy, plan)
     speakers = [
         Speaker(world, i, form, plan, _remember(plan, form)) for i in range(setting.devices)
     ]
@@ -359,20 +358,26 @@ def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+def _rate(setting: Setting, policy: Policy, world: World, quick: bool) -> float:
+    """The learning rate that is best for speakers who are not measured later."""
+    rates = RATES[setting.kind]
+    if quick:
+        return rates[1]
+    tried = {r: _shared_loss(_federate(world, policy, setting, r), 12) for r in rates}
+    return min(tried, key=lambda rate: tried[rate])
+
+
 def _measure(
     setting: Setting, policy: Policy, worlds: Mapping[int, World], quick: bool
 ) -> Row | str:
     """A row, or the sentence with which the combination is refused."""
     count = 3 if quick else 12
-    rates = RATES[setting.kind][1:2] if quick else RATES[setting.kind]
+    form = policy.over("dialects", worlds[TUNING].directions, carried=CARRIED)
     try:
-        tried = {}
-        for rate in rates:
-            done = _federate(worlds[TUNING], policy, setting, rate)
-            tried[rate] = _shared_loss(done, count)
+        require_possible(policy, _how(worlds[TUNING], form, setting, 1.0)[0])
     except BadInputError as error:
         return str(error)
-    rate = min(tried, key=lambda one: tried[one])
+    rate = _rate(setting, policy, worlds[TUNING], quick)
     shared, both, errors = [], [], []
     for seed in (s for s in worlds if s != TUNING):
         done = _federate(worlds[seed], policy, setting, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -377,3 +378,13 @@ def test_an_entry_for_the_clipping_norm_takes_the_plain_mean() -> None:
 def test_an_unknown_policy_is_named() -> None:
     with pytest.raises(BadInputError, match=r"policy must be one of 'core', .* got 'magic'"):
         policy_named("magic")
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "aggregation.md").read_text("utf-8")
+    rows = [
+        f"| `{p.name}` | {p.shares} | {p.exact} | {'yes' if p.secure_sums else 'no'} "
+        f"| {'yes' if p.mixed_ranks else 'no'} | {p.source} |"
+        for p in POLICIES.values()
+    ]
+    assert "\n".join(rows) in text
