@@ -74,8 +74,9 @@ class FederatedDevice(Protocol):
             round: number of the round, from 1.
 
         Returns:
-            The update ``(dim,)`` float32, clipped, and noised as far as the plan leaves that to
-            the device. sensitive: under secure aggregation, where it is noised later.
+            The update float32, as long as what leaves in this round, clipped, and noised as far as
+            the plan leaves that to the device. sensitive: under secure aggregation, where it is
+            noised later.
         """
         ...
 
@@ -201,12 +202,12 @@ def _checked(records: Records, phase: Phase, dim: int) -> Records:
 
 
 def _train(device: FederatedDevice, order: Broadcast) -> Records:
-    dim = order.theta.size
     records: Records = {
         "arrays": {"delta": device.train_shared(order.theta, round=order.round)},
         "config": {"round": order.round, "plan": order.plan},
     }
-    check_outgoing(records, phase="train", dim=dim, plan=order.plan, round=order.round)
+    up = order.answered_by
+    check_outgoing(records, phase="train", dim=up, plan=order.plan, round=order.round)
     return records
 
 

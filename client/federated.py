@@ -12,12 +12,14 @@ from functools import cached_property
 from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
-from ..shared.adapters import Array
+from ..shared.adapters import Adapter, Array
 from ..shared.errors import BadInputError, TooLittleDataError
 from ..shared.forms import SharedForm
 from .device import Device
+from .kept import KeptHalf
 from .secure_sum import SecureSums
 from .training.adapted import AdaptedTwin, shared_chains
+from .training.exchange import Exchange
 from .training.local import LocalTraining
 from .training.memory import samples_within
 from .training.objectives.language import token_batch
@@ -53,6 +55,7 @@ class FederatedTextDevice:
         evaluate: called with the adapter's parameters after each round; its result stays here.
         ledger: to which every round's cost is written before it is trained.
         sums: its part in secure sums, where the plan asks for them.
+        kept: the half that stays here, where the form has one; the vault's when not given.
     """
 
     device: Device
@@ -65,8 +68,11 @@ class FederatedTextDevice:
     evaluate: Callable[[Array, int], None] = lambda _theta, _round: None
     ledger: Ledger | None = None
     sums: SecureSums | None = None
+    kept: KeptHalf | None = None
 
     def __post_init__(self) -> None:
+        if self.form.kept_dim and self.kept is None:
+            self.kept = KeptHalf.in_vault(self.device.store, self.plan.digest, self.form.kept_dim)
         hidden = self.plan.trust == "secure-aggregation"
         if hidden != (self.sums is not None) or (self.sums and self.sums.plan != self.plan):
             raise BadInputError(
@@ -136,8 +142,21 @@ class FederatedTextDevice:
         """
         records = self.begin(round)
         noise = self.noise(round)
-        delta: Array = self.training.round(theta, [records], [noise], number=round)[0]
+        kept = None if self.kept is None else self.kept.before(round)[None].copy()
+        delta: Array = self.training.round(theta, [records], [noise], number=round, kept=kept)[0]
+        if self.kept is not None and kept is not None:
+            self.kept.after(round, kept[0])
         return delta
+
+    @property
+    def width(self) -> int:
+        """Length of the vector that this device is sent."""
+        return self.plan.width(self.form.dim)
+
+    def adapter(self, theta: Array) -> Adapter:
+        """What a shared vector ``(dim,)`` or ``(width,)`` is on this device."""
+        own = None if self.kept is None else self.kept.latest()
+        return self.form.to_adapter(theta[: self.form.dim], own)
 
     @cached_property
     def training(self) -> SharedTraining[list[int]]:
@@ -187,4 +206,5 @@ def text_training(
         at_once=at_once,
         length=len,
         locally=locally,
+        exchange=None if form.plain else Exchange(form, twin),
     )

@@ -16,7 +16,7 @@ from ..privacy.plan import UserPlan
 from ..privacy.secagg.session import Roster
 from ..shared.adapters import Array
 from ..shared.errors import AdapterError
-from ..shared.forms import Directions, SharedForm
+from ..shared.forms import Directions
 from ..shared.twin import fast_twin
 from .answers import Answers
 from .app import make_client_app
@@ -58,8 +58,7 @@ class Participation:
                 f"{terms.name!r} trains {terms.base_id}, this device has {package.base_id}; "
                 "fetch that base"
             )
-        directions = Directions.load(package.path("directions.safetensors"))
-        self.form = SharedForm(terms.form, package.base_id, directions.limited(terms.rank))
+        self.form = terms.over(Directions.load(package.path("directions.safetensors")))
         self.federated = FederatedTextDevice(
             device=self.device,
             twin=AdaptedTwin(fast_twin(package), package.base_id),
@@ -102,7 +101,7 @@ class Participation:
 
     def _keep(self, theta: Array, round: int) -> None:
         """The new shared adapter goes into the vault, and is used from now on."""
-        adapter = self.form.to_adapter(theta)
+        adapter = self.federated.adapter(theta)
         with self.device.store.transaction():
             self.device.store.lineage.keep_shared(adapter)
         self.device.shared = adapter

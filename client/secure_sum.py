@@ -91,7 +91,7 @@ class SecureSums:
         session = Session(
             plan=self.plan.digest,
             round=order.round,
-            dim=order.theta.size,
+            dim=order.answered_by,
             fewest=self.plan.makers or 0,
             roster=roster.digest,
             rules=self.plan.secure_sum,
@@ -101,6 +101,11 @@ class SecureSums:
         device = SecAggDevice(session, self._identity, roster, self._random)
         self._sum = None
         contribution = train().astype("float64")
+        if contribution.shape != (session.dim,):
+            raise SecAggError(
+                f"the sum is announced to have {session.dim} numbers, this device's contribution "
+                f"has {contribution.size}"
+            )
         self._sum = _Sum(session, device, numbers, contribution)
         return self._sum.answer({"keys": device.advertise().raw()})
 

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any
 
 from ..shared.errors import BadInputError
-from ..shared.forms import FormName
+from ..shared.forms import FORMS, Directions, FormName, SharedForm, Turns
 from .clipping import AdaptiveClip
 from .matrix import Correlation
 from .plan import PrivacyPlan, RecordPlan, UserPlan
@@ -71,7 +71,7 @@ class Terms:
     Args:
         name: of the federation.
         base_id: identity of the base model's weights.
-        form: the shared adapter's form.
+        form, turns, carried: of the shared vector, see :class:`~locavore.shared.forms.SharedForm`.
         rank: public directions that it uses per site.
         plan: the privacy plan.
         admission: Ed25519 public key (hex) of who lets devices in and signs the roster.
@@ -83,13 +83,15 @@ class Terms:
     rank: int
     plan: RecordPlan | UserPlan
     admission: str
+    turns: Turns = "never"
+    carried: int = 0
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} must not be empty" for name in ("name", "base_id") if not getattr(self, name)
         ]
-        if self.form not in get_args(FormName):
-            problems.append(f"form must be one of {get_args(FormName)}, got {self.form!r}")
+        if self.form not in FORMS:
+            problems.append(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
         if self.rank < 1:
             problems.append(f"rank must be at least 1, got {self.rank}")
         try:
@@ -100,6 +102,15 @@ class Terms:
             problems.append(f"admission must be 64 hex digits, got {self.admission!r}")
         if problems:
             raise BadInputError("; ".join(problems))
+
+    def over(self, directions: Directions) -> SharedForm:
+        """The shared form, in a base's public directions.
+
+        Raises:
+            BadInputError: they are fewer than the rank.
+        """
+        limited = directions.limited(self.rank)
+        return SharedForm(self.form, self.base_id, limited, self.turns, self.carried)
 
     @property
     def app_id(self) -> str:

@@ -3,8 +3,8 @@
 One round, in order:
 
 1. Sample a cohort, write it to the round's journal, and send it the shared vector.
-2. Add the equal-weight mean of the updates that are on the wire's allow-list, noised where the
-   plan leaves that to the server; or of those in a secure sum, which is all that is seen of them.
+2. Aggregate the updates that are on the wire's allow-list, noised where the plan leaves that to the
+   server; or their secure sum, which is all that is seen of them.
 3. Write a checkpoint: from here on the round is finished.
 4. Let the devices evaluate; what they measure stays with them.
 5. Hand the round's report to ``on_round``.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,11 @@ from ..privacy.plan import UserPlan
 from ..privacy.secagg.session import Roster, Session
 from ..shared.errors import BadInputError, FederationError
 from ..shared.wire import Broadcast, silence_flower
+from .aggregation import Aggregation, require_possible
 from .checkpoint import Checkpoint, latest
 from .journal import Journal
 from .secure_sum import SecurelySummed, SecureSumRound
-from .strategy import FederatedMean, RoundReport, to_arrays
+from .strategy import FederatedStrategy, RoundReport, to_arrays
 
 __all__ = ["FederationConfig", "RoundReport", "make_server_app"]
 
@@ -58,10 +59,11 @@ class FederationConfig:
         checkpoint_dir: folder of this federation's checkpoints.
         resume: go on from the newest checkpoint; without one, start from zero.
         evaluate: whether all connected devices measure the new vector after a round.
-        learning_rate: the server's step along the mean update.
+        aggregation: how updates become the next vector; where it has a form, ``dim`` is that of
+            the form, and one more where the clipping norm adapts.
         plan: the plan for users, where the server takes part in it; its digest is ``plan_digest``.
         noise: a round's source of the server's randomness.
-        ledger: of the federation; see :class:`~locavore.server.strategy.FederatedMean`.
+        ledger: of the federation; see :class:`~locavore.server.strategy.FederatedStrategy`.
         min_nodes: devices that must be connected before a round starts; None: the cohort.
         wait_s: seconds to wait for ``min_nodes``.
         reconnect_s: seconds to wait for the cohort of a round that was cut off.
@@ -82,7 +84,7 @@ class FederationConfig:
     checkpoint_dir: Path
     resume: bool = False
     evaluate: bool = True
-    learning_rate: float = 1.0
+    aggregation: Aggregation = field(default_factory=Aggregation)
     plan: UserPlan | None = None
     noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
     ledger: Ledger | None = None
@@ -95,9 +97,24 @@ class FederationConfig:
     key: Ed25519PrivateKey | None = None
 
     def __post_init__(self) -> None:
-        problems = [*_validate_counts(self), *_validate_names(self)]
+        problems = [*_validate_counts(self), *_validate_names(self), *_validate_form(self)]
         if problems:
             raise BadInputError("; ".join(problems))
+        how = self.aggregation
+        require_possible(
+            how.policy,
+            self.plan,
+            optimizer=how.optimizer,
+            robust=how.robust,
+            rank=0 if how.form is None else how.form.rank,
+            ranks=how.ranks.values(),
+            cohort=self.cohort,
+        )
+
+    @property
+    def path(self) -> str:
+        """What a checkpoint must be of: the form, and how updates are aggregated."""
+        return self.form + self.aggregation.name
 
 
 def _validate_counts(config: FederationConfig) -> list[str]:
@@ -112,8 +129,29 @@ def _validate_counts(config: FederationConfig) -> list[str]:
         problems.append(f"min_nodes must be at least min_replies, got {config.min_nodes}")
     if config.seed < 0:
         problems.append(f"seed must be at least 0, got {config.seed}")
-    if not 0 < config.learning_rate < float("inf"):
-        problems.append(f"learning_rate must be above 0, got {config.learning_rate}")
+    return problems
+
+
+def _validate_form(config: FederationConfig) -> list[str]:
+    how = config.aggregation
+    form, policy = how.form, how.policy
+    if form is None:
+        needs = {
+            f"policy {policy.name!r}": not policy.linear or policy.turns == "round",
+            "devices of mixed ranks": bool(how.ranks),
+            str(how.optimizer): not how.optimizer.plain,
+            str(how.robust): how.robust is not None,
+        }
+        return [
+            f"{what} cannot work on a bare vector; give the aggregation its form, policy.over()"
+            for what, needed in needs.items()
+            if needed
+        ]
+    problems = []
+    if (form.name, form.turns, bool(form.carried)) != (policy.form, policy.turns, policy.carries):
+        problems.append(f"the form is not that of policy {policy.name!r}; make it with its over()")
+    if config.dim not in (form.dim, form.dim + 1):
+        problems.append(f"dim must be the form's, {form.dim}, got {config.dim}")
     return problems
 
 
@@ -150,7 +188,7 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         strategy = _strategy(config)
         state = _starting_point(config)
-        strategy.noise_state = state.noise
+        strategy.noise_state, strategy.optimizer_state = state.noise, state.optimizer
         Journal.open(config.checkpoint_dir, state.round).delete()  # cut off before that was done
         for number in range(state.round + 1, config.rounds + 1):
             journal = Journal.open(config.checkpoint_dir, number)
@@ -165,15 +203,15 @@ def make_server_app(
     return app
 
 
-def _strategy(config: FederationConfig) -> FederatedMean:
-    return FederatedMean(
+def _strategy(config: FederationConfig) -> FederatedStrategy:
+    return FederatedStrategy(
         base_id=config.base_id,
         plan_digest=config.plan_digest,
         cohort=config.cohort,
         min_replies=config.min_replies,
         seed=config.seed,
         min_nodes=config.min_nodes,
-        learning_rate=config.learning_rate,
+        aggregation=config.aggregation,
         evaluate=config.evaluate,
         plan=config.plan,
         noise=config.noise,
@@ -193,7 +231,7 @@ def _starting_point(config: FederationConfig) -> Checkpoint:
                 "empty folder"
             )
         zero = np.zeros(config.dim, np.float32)
-        return Checkpoint(0, zero, config.base_id, config.plan_digest, config.form)
+        return Checkpoint(0, zero, config.base_id, config.plan_digest, config.path)
     if not config.resume:
         raise FederationError(
             f"{config.checkpoint_dir} already holds checkpoints up to round {found.round}; "
@@ -206,14 +244,14 @@ def _starting_point(config: FederationConfig) -> Checkpoint:
             "devices already: with noise of its own again it would cost twice. Restore that file"
         )
     found.require(
-        base_id=config.base_id, plan_digest=config.plan_digest, form=config.form, dim=config.dim
+        base_id=config.base_id, plan_digest=config.plan_digest, form=config.path, dim=config.dim
     )
     return found
 
 
 def _train(
     config: FederationConfig,
-    strategy: FederatedMean,
+    strategy: FederatedStrategy,
     grid: Grid,
     state: Checkpoint,
     journal: Journal,
@@ -230,7 +268,7 @@ def _train(
     if strategy.report is None:
         raise FederationError(f"round {number} was not aggregated")
     after = state.after(number, strategy.report.theta, strategy.report.row())
-    return replace(after, noise=strategy.noise_state)
+    return replace(after, noise=strategy.noise_state, optimizer=strategy.optimizer_state)
 
 
 def _sum_securely(
@@ -241,15 +279,21 @@ def _sum_securely(
     session = Session(
         plan=plan.digest,
         round=journal.round,
-        dim=config.dim,
+        dim=config.aggregation.up(journal.round, config.dim),
         fewest=plan.makers or 0,
         roster=roster.digest,
         rules=plan.secure_sum,
         nonce=journal.nonce,
     )
-    numbers = WholeNumbers(plan, config.dim, session.id, plan.entry(state.theta))
+    numbers = WholeNumbers(plan, session.dim, session.id, plan.entry(state.theta))
     order = Broadcast(
-        state.theta, session.round, plan.digest, config.base_id, session.nonce, roster.digest
+        state.theta,
+        session.round,
+        plan.digest,
+        config.base_id,
+        session.nonce,
+        roster.digest,
+        session.dim,
     )
     round = SecureSumRound(
         grid, session, roster, journal, config.reply_timeout_s, config.step_timeout_s
@@ -258,7 +302,7 @@ def _sum_securely(
 
 
 def _evaluate(
-    config: FederationConfig, strategy: FederatedMean, grid: Grid, state: Checkpoint
+    config: FederationConfig, strategy: FederatedStrategy, grid: Grid, state: Checkpoint
 ) -> None:
     if not config.evaluate:
         return

@@ -8,7 +8,7 @@ Rules:
 4. Where the federation has a key, a file is signed with it, and one that is not is no checkpoint.
 
 The format is safetensors with the tensor ``theta``, ``noise`` where noise is correlated over the
-rounds, and JSON in the metadata.
+rounds, ``optimizer NAME`` for what the server's optimizer remembers, and JSON in the metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = ["Checkpoint", "HistoryRow", "latest"]
 
 FORMAT = "1"
 _DOMAIN = b"locavore checkpoint 1"
+_OPTIMIZER = "optimizer "
 HistoryRow = Mapping[str, int | float | bool]
 """Figures of one round, see ``RoundReport.row``."""
 
@@ -52,10 +53,11 @@ class Checkpoint:
         theta: the shared vector, ``(dim,)`` float32.
         base_id: identity of the base model's weights.
         plan_digest: SHA-256 (hex) of the public training plan.
-        form: how ``theta`` becomes an adapter, see ``shared/forms.py``.
+        form: how ``theta`` becomes an adapter, see ``shared/forms``, and how it is aggregated.
         history: figures of every round so far.
         noise: what correlated noise remembers, ``(buffers, dim)`` float64. secret: with it, noise
             can be taken off the rounds that are shown.
+        optimizer: what the server's optimizer remembers, ``(dim,)`` float64 each.
     """
 
     round: int
@@ -65,6 +67,7 @@ class Checkpoint:
     form: str
     history: tuple[HistoryRow, ...] = ()
     noise: Doubles | None = None
+    optimizer: Mapping[str, Doubles] = field(default_factory=dict)
 
     def after(self, round: int, theta: Array, row: HistoryRow) -> Checkpoint:
         """The state one round later."""
@@ -103,7 +106,10 @@ class Checkpoint:
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.file
-        state, tensors = self._state(), {"theta": np.ascontiguousarray(self.theta)}
+        state = self._state()
+        tensors: dict[str, npt.NDArray[Any]] = {"theta": np.ascontiguousarray(self.theta)}
+        for name, values in self.optimizer.items():
+            tensors[_OPTIMIZER + name] = np.ascontiguousarray(values)
         if self.noise is not None:
             tensors["noise"] = np.ascontiguousarray(self.noise)
         digest = _digest(state, tensors)
@@ -136,7 +142,13 @@ class Checkpoint:
                 signature = bytes.fromhex(metadata.get("signature", ""))
                 signer.verify(signature, _DOMAIN + metadata["sha256"].encode())
             fields = json.loads(metadata["state"])
-            return cls(**{**tensors, **fields, "history": tuple(fields["history"])})
+            remembered = {
+                name.removeprefix(_OPTIMIZER): tensors.pop(name)
+                for name in list(tensors)
+                if name.startswith(_OPTIMIZER)
+            }
+            history = tuple(fields["history"])
+            return cls(**{**tensors, **fields, "history": history, "optimizer": remembered})
         except InvalidSignature:
             raise FederationError(f"checkpoint {path} is not signed by this federation") from None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

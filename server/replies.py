@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -39,7 +39,7 @@ def sort_out(
     *,
     asked: Sequence[int],
     phase: Phase,
-    dim: int,
+    dim: Callable[[int], int],
     plan: str,
     round: int,
 ) -> Replies:
@@ -49,7 +49,7 @@ def sort_out(
         replies: in the order in which they came.
         asked: nodes.
         phase: what was asked for.
-        dim: length of the vector that a reply may hold.
+        dim: length of the vector that a node's reply may hold.
         plan: of the messages that are answered.
         round: of the messages that are answered.
     """
@@ -68,7 +68,7 @@ def sort_out(
                 _log.warning("round %d: node %d failed to %s: %r", round, node, phase, reason)
                 continue
             records = describe(reply.content)
-            check_outgoing(records, phase=phase, dim=dim, plan=plan, round=round)
+            check_outgoing(records, phase=phase, dim=dim(node), plan=plan, round=round)
             good[node] = records
         except WireError as error:
             refused += 1

@@ -212,7 +212,7 @@ class SecureSumRound:
             replies,
             asked=list(at.values()),
             phase=phase,
-            dim=packed_bytes(self.session.dim, self.session.rules.bits),
+            dim=lambda _: packed_bytes(self.session.dim, self.session.rules.bits),
             plan=self.session.plan,
             round=self.session.round,
         )

@@ -1,17 +1,16 @@
-"""Federated mean: the server adds the equal-weight mean of the devices' updates.
+"""Flower's strategy of a federation: whom a round asks, and what becomes of the answers.
 
 Rules:
 
 1. The cohort of a round follows from (seed, round, connected nodes), not from earlier rounds; or
    from the round's own randomness, where a plan claims that devices are sampled.
-2. Every update weighs the same: sample counts would tell about a device, and they would break
-   the sensitivity that its noise was made for. Under a plan for users the sum is divided by the
-   plan's public cohort, and what noise is the server's is on it before anybody sees it.
+2. How updates become the next vector is the aggregation's, see :mod:`.aggregation`; every update
+   weighs the same. Under a plan for users the sum is divided by the plan's public cohort, and what
+   noise is the server's is on it before anybody sees it, the server's optimizer included.
 3. A reply counts once, if it comes from a node of the cohort and is on the wire's allow-list.
 4. Below ``min_replies`` good replies the round is skipped and the shared vector stays; but not
    where the server is trusted with the noise: whether a round is released must not tell who came.
-5. The sum runs in float64 in an order that the updates' own bytes give, so the result does not
-   depend on which device answered first.
+5. The result does not depend on which device answered first.
 
 Source: McMahan et al., arXiv:1602.05629, with uniform weights as in arXiv:1710.06963, §3.
 """
@@ -20,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -36,10 +35,13 @@ from ..privacy.plan import UserPlan
 from ..shared.adapters import Array
 from ..shared.errors import FederationError
 from ..shared.wire import Broadcast, Phase
+from .aggregation import Aggregation, Upload
 from .replies import Replies, sort_out
 from .secure_sum import SecurelySummed
 
-__all__ = ["FederatedMean", "RoundReport", "federated_mean", "to_arrays"]
+State = Mapping[str, Doubles]
+
+__all__ = ["FederatedStrategy", "RoundReport", "to_arrays"]
 
 _log = logging.getLogger("locavore.server")
 
@@ -90,35 +92,12 @@ class RoundReport:
         )
 
 
-def federated_mean(theta: Array, updates: Sequence[Array], learning_rate: float = 1.0) -> Array:
-    """``theta + learning_rate * mean(updates)``, the same for every order of the updates.
-
-    Args:
-        theta: the shared vector, ``(dim,)`` float32.
-        updates: at least one update ``(dim,)`` float32.
-        learning_rate: the server's step along the mean.
-    """
-    return _moved(theta, learning_rate * (_total(theta, updates) / len(updates)))
-
-
-def _total(theta: Array, updates: Sequence[Array]) -> Doubles:
-    total = np.zeros(theta.shape, np.float64)
-    for update in sorted(updates, key=lambda array: array.tobytes()):
-        total += update
-    return total
-
-
-def _moved(theta: Array, change: Doubles) -> Array:
-    with np.errstate(over="ignore"):  # the caller refuses what is not finite
-        return (theta + change).astype(np.float32)
-
-
 def to_arrays(theta: Array) -> ArrayRecord:
     """The shared vector as Flower's strategies pass it around."""
     return ArrayRecord({"theta": FlowerArray(theta)})
 
 
-class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
+class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed here
     """Flower strategy of one shared vector under the key ``theta``.
 
     Args:
@@ -128,7 +107,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         min_replies: good replies below which a round is skipped.
         seed: of the cohort sampling.
         min_nodes: nodes that must be connected before a round starts; None: the cohort.
-        learning_rate: the server's step along the mean update.
+        aggregation: how updates become the next vector.
         evaluate: whether all connected nodes measure the new vector after a round.
         plan: the plan for users, under which the server samples, sums and adds noise; without one,
             updates protect themselves and their mean is taken.
@@ -148,7 +127,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         min_replies: int,
         seed: int,
         min_nodes: int | None = None,
-        learning_rate: float = 1.0,
+        aggregation: Aggregation | None = None,
         evaluate: bool = True,
         plan: UserPlan | None = None,
         noise: Callable[[int], NoiseSource] = lambda _: SecureNoise(),
@@ -163,13 +142,15 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
         self.min_replies = min_replies
         self.seed = seed
         self.min_nodes = cohort if min_nodes is None else min_nodes
-        self.learning_rate = learning_rate
+        self.aggregation = aggregation or Aggregation()
         self.evaluate = evaluate
         self.plan = plan
         self.ledger = ledger
         self.noise_state: Doubles | None = None
         """What correlated noise remembers of the rounds so far. secret."""
         self.wait_s, self.reconnect_s = wait_s, reconnect_s
+        self.optimizer_state: State = {}
+        """What the server's optimizer remembers of the rounds so far."""
         self.report: RoundReport | None = None
         """Report of the round that was aggregated last."""
         self._noise = noise
@@ -250,7 +231,7 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
 
     def finish(self, round: int, got: SecurelySummed) -> None:
         """End a round whose updates were summed securely."""
-        theta = None if got.total is None else self._finite(round, self._released(got.total))
+        theta = None if got.total is None else self._released(round, got.total)
         self._finish(round, theta, got.summed, got)
 
     def _finish(
@@ -287,9 +268,10 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
     def summary(self) -> None:
         """Log what this strategy does."""
         _log.info(
-            "federated mean over cohorts of %d with equal weights, skipped below %d replies",
+            "policy %s over cohorts of %d with equal weights, skipped below %d replies",
+            self.aggregation.policy.name,
             self.cohort,
-            self.min_replies,
+            self._needed,
         )
 
     def _connected(self, grid: Grid) -> list[int]:
@@ -317,18 +299,23 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
     def _messages(
         self, round: int, theta: Array, nodes: Sequence[int], message_type: str
     ) -> list[Message]:
-        records = Broadcast(theta, round, self.plan_digest, self.base_id).records()
-        content = RecordDict(
-            {"arrays": to_arrays(theta), "config": ConfigRecord(dict(records["config"]))}
-        )
-        return [Message(content, node, message_type, group_id=str(round)) for node in nodes]
+        def message(node: int) -> Message:
+            up = self.aggregation.up(round, theta.size, node)
+            sent = self.aggregation.sent(theta, node)
+            records = Broadcast(sent, round, self.plan_digest, self.base_id, up=up).records()
+            content = RecordDict(
+                {"arrays": to_arrays(sent), "config": ConfigRecord(dict(records["config"]))}
+            )
+            return Message(content, node, message_type, group_id=str(round))
+
+        return [message(node) for node in nodes]
 
     def _sort_out(self, round: int, replies: Iterable[Message], phase: Phase) -> Replies:
         return sort_out(
             replies,
             asked=self._asked,
             phase=phase,
-            dim=self._theta.size,
+            dim=lambda node: self.aggregation.up(round, self._theta.size, node),
             plan=self.plan_digest,
             round=round,
         )
@@ -343,10 +330,24 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
                 self._needed,
             )
             return None
-        updates = [cast(Array, records["arrays"]["delta"]) for records in got.good.values()]
-        if self.plan is None:
-            return self._finite(round, federated_mean(self._theta, updates, self.learning_rate))
-        return self._finite(round, self._released(_total(self._theta, updates)))
+        uploads = [
+            Upload(cast(Array, records["arrays"]["delta"]), self.aggregation.rank(node))
+            for node, records in got.good.items()
+        ]
+        if not self.aggregation.policy.linear:
+            return self._finite(round, self.aggregation.combined(self._theta, uploads, round))
+        if self.plan is not None and self.aggregation.sums:
+            return self._released(round, self.aggregation.total(self._theta, uploads, round))
+        return self._moved(round, self.aggregation.average(self._theta, uploads, round))
+
+    def _moved(self, round: int, change: Doubles) -> Array | None:
+        """The vector after the server's step along an averaged change."""
+        state = self.optimizer_state
+        moved, after = self.aggregation.stepped(self._theta, change, round, state)
+        theta = self._finite(round, moved)
+        if theta is not None:
+            self.optimizer_state = after
+        return theta
 
     def _finite(self, round: int, theta: Array) -> Array | None:
         if np.isfinite(theta).all():
@@ -357,17 +358,16 @@ class FederatedMean(Strategy):  # type: ignore[misc]  # Flower is not typed here
     @property
     def _needed(self) -> int:
         """Good replies below which a round is skipped."""
-        if self.plan is None:
-            return max(1, self.min_replies)
-        if self.plan.trust == "central":
+        if self.plan is not None and self.plan.trust == "central" and self.aggregation.sums:
             return 0
-        return max(1, self.min_replies)
+        robust = self.aggregation.robust
+        return max(1, self.min_replies, 1 if robust is None else robust.fewest())
 
-    def _released(self, total: Doubles) -> Array:
+    def _released(self, round: int, total: Doubles) -> Array | None:
         assert self.plan is not None
-        entry = float(self._theta[-1])
+        entry = self.plan.entry(self._theta)
         change, self.noise_state = self.plan.release(total, entry, self._source, self.noise_state)
-        return _moved(self._theta, self.learning_rate * change)
+        return self._moved(round, change)
 
     def _charge(self, round: int) -> None:
         """What the round costs the user that is in as many rounds as one can be."""

@@ -4,7 +4,8 @@ Rules, in the order in which they are checked:
 
 1. A message holds exactly the records of its row in :data:`WIRE`, each with exactly its keys.
 2. A *vector* is one-dimensional float32 of the announced length, and every value is finite;
-   *packed* is one-dimensional uint8 of the announced length.
+   *packed* is one-dimensional uint8 of the announced length. A broadcast announces both lengths:
+   ``dim`` of the vector that it brings, ``up`` of the one that answers it.
 3. A *count* is a whole number from 1; a *digest* is 64 lower-case hex digits; a *name* is text;
    *bytes* are at most :data:`MAX_BYTES` long, or exactly as long as the row says.
 4. A reply carries the plan and the round of the message that it answers.
@@ -65,7 +66,13 @@ Records = Mapping[str, Mapping[str, object]]
 _Rows = Mapping[str, Mapping[str, str]]
 
 _BROADCAST: _Rows = {
-    "config": {"round": "count", "dim": "count", "plan": "digest", "base": "name"},
+    "config": {
+        "round": "count",
+        "dim": "count",
+        "up": "count",
+        "plan": "digest",
+        "base": "name",
+    },
     "arrays": {"theta": "vector"},
 }
 _UPDATE: _Rows = {
@@ -119,6 +126,7 @@ class Broadcast:
         base: identity of the base model's weights.
         nonce: of a secure sum, 16 bytes; empty where updates travel by themselves.
         roster: SHA-256 (hex) of who may take part in that sum.
+        up: length of the vector that answers it; as long as ``theta`` when not given.
     """
 
     theta: Array
@@ -127,12 +135,19 @@ class Broadcast:
     base: str
     nonce: bytes = b""
     roster: str = ""
+    up: int | None = None
+
+    @property
+    def answered_by(self) -> int:
+        """Length of the vector that answers it."""
+        return self.theta.size if self.up is None else self.up
 
     def records(self) -> Records:
         """The plain description that travels."""
         config: dict[str, object] = {
             "round": self.round,
             "dim": self.theta.size,
+            "up": self.answered_by,
             "plan": self.plan,
             "base": self.base,
         }
@@ -152,7 +167,9 @@ def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
     config = cast(Mapping[str, Any], records["config"])
     theta = cast(Array, records["arrays"]["theta"])
     nonce, roster = config.get("nonce", b""), config.get("roster", "")
-    return Broadcast(theta, config["round"], config["plan"], config["base"], nonce, roster)
+    return Broadcast(
+        theta, config["round"], config["plan"], config["base"], nonce, roster, config["up"]
+    )
 
 
 def check_step(records: Records, *, phase: Phase) -> Mapping[str, Any]:

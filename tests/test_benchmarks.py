@@ -161,7 +161,7 @@ def test_an_unknown_base_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err.startswith("error: no base 'nowhere'")
 
 
-@pytest.mark.parametrize("name", ["dp_correctness", "dp_step", "simulation"])
+@pytest.mark.parametrize("name", ["dp_correctness", "dp_step", "policies", "simulation"])
 def test_training_agrees_with_its_references(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("opacus", reason="a development dependency")
     assert main([name, "--quick"]) == 0

@@ -105,6 +105,11 @@ def test_an_adapter_of_another_base_is_refused_in_one_line(installed: str, tmp_p
         (("simulate", "--data", "nowhere"), 2, "nowhere"),
         (("simulate", "--noise", "-1"), 2, "noise_multiplier"),
         (("simulate", "--resume"), 2, "--out"),
+        (("simulate", "--policy", "magic"), 2, "policy must be one of core, ffa"),
+        (("simulate", "--server-optimizer", "lion"), 2, "'fedyogi', got 'lion'"),
+        (("simulate", "--robust", "mode"), 2, "got 'mode'"),
+        (("simulate", "--unit", "user", "--policy", "fedex"), 2, "has no bounded sensitivity"),
+        (("simulate", "--policy", "alternate-step"), 2, "2 local steps or more, got 1"),
         (("simulate", "--no-such-option"), 2, "No such option"),
     ],
 )

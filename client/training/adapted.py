@@ -62,13 +62,19 @@ class AdaptedTwin:
 
 
 def shared_chains(form: SharedForm) -> dict[str, Chain]:
-    """What a shared form trains, in the order in which it packs ``theta``."""
+    """What a shared form trains, in the order in which it packs its numbers."""
+    slots = {(m.site, m.letter): Slot(m.name, m.shape) for m in form.trained}
     chains = {}
-    for site, shape in form.shapes().items():
-        a, b = (torch.from_numpy(factor) for factor in form.directions.factors[site])
-        slot = Slot(site, shape)
-        chains[site] = Chain((a, slot, b) if form.name == "core" else (a, slot))
+    for site, factors in form.directions.factors.items():
+        a, b = (torch.from_numpy(factor) for factor in factors)
+        core = [slots[site, "R"]] if (site, "R") in slots else []
+        up = [b] if core else []
+        chains[site] = Chain((slots.get((site, "A"), a), *core, *up, *_up(slots, site)))
     return chains
+
+
+def _up(slots: Mapping[tuple[str, str], Slot], site: str) -> list[Slot]:
+    return [slots[site, "B"]] if (site, "B") in slots else []
 
 
 def _frozen(adapter: Adapter) -> dict[str, Chain]:

@@ -31,6 +31,8 @@ class Optimizer:
         betas: of Adam.
         weight_decay: decoupled for ``adamw``, added to the gradient otherwise.
         alternate: whether ``A`` and ``B`` learn in turns, ``B`` first; ``step`` or ``round``.
+        proximal: strength of the pull back to where training began: half of it times the
+            squared distance is added to the loss (FedProx, arXiv:1812.06127).
     """
 
     kind: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -39,6 +41,7 @@ class Optimizer:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     alternate: Literal["never", "step", "round"] = "never"
+    proximal: float = 0.0
 
     def __post_init__(self) -> None:
         problems = []
@@ -51,8 +54,9 @@ class Optimizer:
                 problems.append(f"{name} must be above 0, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas must be 0..1, got {self.betas}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            problems.append(f"weight_decay must be at least 0, got {self.weight_decay}")
+        for name in ("weight_decay", "proximal"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                problems.append(f"{name} must be at least 0, got {getattr(self, name)}")
         if problems:
             raise BadInputError("; ".join(problems))
 
@@ -71,6 +75,8 @@ class Stepper:
     def __init__(self, cohort: Cohort, theta: torch.Tensor, how: Optimizer) -> None:
         self._cohort = cohort
         self._parts = {n: v.detach().clone() for n, v in cohort.unpack(theta).items()}
+        self._begin = {n: v.clone() for n, v in self._parts.items()} if how.proximal else {}
+        self._proximal = how.proximal
         self._torch = _torch_optimizer(self._parts, how)
 
     @property
@@ -102,6 +108,8 @@ class Stepper:
             gradient = self._cohort.unpack(gradient)
         for name, grad in gradient.items():
             part = self._parts[name]
+            if self._proximal:
+                grad = grad.to(part) + self._proximal * (part - self._begin[name])
             part.grad = grad.to(part) if name in active else None
         self._torch.step()
         if pace is not None:  # every one of these optimizers moves in proportion to its rate

@@ -39,6 +39,9 @@ class PrivateTraining:
         batch: records per step.
         learning_rate: of ``B``, decaying linearly to zero.
         seed: of the order in which records are visited.
+        pull: how strongly the adapter is pulled back to nothing, and so the device to the shared
+            adapter: Ditto's proximal term (arXiv:2012.04221), the columns of ``A`` being of
+            length one.
     """
 
     rank: int = 4
@@ -46,6 +49,7 @@ class PrivateTraining:
     batch: int = 16
     learning_rate: float = 1e-3
     seed: int = 0
+    pull: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -58,7 +62,12 @@ class PrivateTraining:
         return LocalTraining(
             steps=self.steps,
             batch=self.batch,
-            optimizer=Optimizer(kind="adam", learning_rate=self.learning_rate, betas=(0.9, 0.99)),
+            optimizer=Optimizer(
+                kind="adam",
+                learning_rate=self.learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=self.pull,
+            ),
             decay=True,
             seed=self.seed,
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
 from ...shared.adapters import Array
 from ...shared.errors import AdapterError, BadInputError, PrivacyError, TrainingError
 from .cohort import Batch, Cohort
+from .exchange import Exchange
 from .local import LocalTraining, train_locally
 from .optimizers import Optimizer, Stepper
 from .passes import AT_ONCE, filled_up, passes
@@ -46,16 +47,20 @@ class SharedTraining(Protocol[Record_]):
         *,
         number: int = 1,
         progress: Callable[[float], None] = lambda _: None,
+        kept: Array | None = None,
     ) -> Array:
         """Return each owner's contribution ``(K, width)`` float32, as it may leave the device.
 
         Args:
             theta: ``(K, width)`` or, the same start for all, ``(width,)``; left as it is. The
-                width is the plan's, for the cohort's parameters.
+                width is the plan's, for the form's numbers. A contribution is as wide as what
+                leaves in this round.
             records: each owner's.
             noise: each owner's source of sampling and noise.
             number: of the round, from 1; it decides whose turn it is where matrices alternate.
             progress: told how much of the round is done, 0..1.
+            kept: what stays on each device, ``(K, kept)``, where the form keeps something; it is
+                moved in place. sensitive.
         """
         ...
 
@@ -73,6 +78,7 @@ class CohortTraining(Generic[Record]):
         length: orders records, so that short ones are padded little.
         optimizer: how parameters move by the noised gradient; when not given, plain steps of
             the plan's learning rate over its (initial) clipping norm.
+        exchange: between the shared vector and the parameters; when not given, they are the same.
     """
 
     cohort: Cohort
@@ -81,6 +87,7 @@ class CohortTraining(Generic[Record]):
     at_once: int = AT_ONCE
     length: Callable[[Record], int] = lambda _: 0
     optimizer: Optimizer | None = None
+    exchange: Exchange | None = None
 
     def round(
         self,
@@ -90,6 +97,7 @@ class CohortTraining(Generic[Record]):
         *,
         number: int = 1,
         progress: Callable[[float], None] = lambda _: None,
+        kept: Array | None = None,
     ) -> Array:
         """Take the plan's local steps; see :class:`SharedTraining`.
 
@@ -97,7 +105,26 @@ class CohortTraining(Generic[Record]):
             TrainingError: without noise, and no sampled record's gradient was finite.
             PrivacyError: the plan claims privacy but an update would leave un-noised.
         """
-        begin, starts = _split(theta, self.cohort.dim, self.plan, len(records))
+        link = self.exchange
+        width = self.cohort.dim if link is None else link.form.dim
+        vectors, starts = _split(theta, width, self.plan, len(records))
+        if link is None:
+            return self._steps(vectors, starts, records, noise, number, progress)
+        with link.beside(theta):
+            begin = link.opened(vectors, kept)
+            whole = self._steps(begin, starts, records, noise, number, progress)
+        leaving = link.closed(whole[:, : self.cohort.dim], number, kept)
+        return np.concatenate([leaving, whole[:, self.cohort.dim :]], 1)
+
+    def _steps(
+        self,
+        begin: torch.Tensor,
+        starts: Entries,
+        records: Sequence[Sequence[Record]],
+        noise: Sequence[NoiseSource],
+        number: int,
+        progress: Callable[[float], None],
+    ) -> Array:
         entries = starts
         how = self.optimizer or Optimizer(learning_rate=self.plan.learning_rate / self.plan.norm())
         stepper = Stepper(self.cohort, begin, how)
@@ -208,8 +235,9 @@ class UserTraining(Generic[Record]):
 
     Args:
         plan: clipping, noise and the claim.
-        dim: number of parameters of one owner.
-        train: ``(theta (K, dim), records, noise, round, progress)`` to changes ``(K, dim)``.
+        dim: length of one owner's vector, without the entry that stands for a clipping norm.
+        train: ``(theta (K, dim), records, noise, round, progress, kept)`` to the changes that may
+            leave.
     """
 
     plan: UserPlan
@@ -224,10 +252,11 @@ class UserTraining(Generic[Record]):
         *,
         number: int = 1,
         progress: Callable[[float], None] = lambda _: None,
+        kept: Array | None = None,
     ) -> Array:
         """Each owner's sealed change; see :class:`SharedTraining`."""
         begin, entries = _split(theta, self.dim, self.plan, len(records))
-        changes = self.train(begin, records, noise, number, progress)
+        changes = self.train(begin, records, noise, number, progress, kept)
         sealed = [
             self.plan.seal(change.astype(np.float64), float(entry.sum()), source)
             for change, entry, source in zip(changes, entries, noise, strict=True)
@@ -244,52 +273,78 @@ def private_training(
     length: Callable[[Record], int] = lambda _: 0,
     optimizer: Optimizer | None = None,
     locally: LocalTraining | None = None,
+    exchange: Exchange | None = None,
 ) -> SharedTraining[Record]:
     """The training that a plan asks for.
 
     Args:
-        cohort, plan, collate, at_once, length, optimizer: see :class:`CohortTraining`.
-        locally: how a device trains under a plan for users that has no plan for records within.
+        cohort, plan, collate, at_once, length, optimizer, exchange: see :class:`CohortTraining`.
+        locally: how a device trains under a plan for users that has no plan for records within;
+            of it, a plan for records takes the proximal pull alone.
     """
+    turns = "never" if exchange is None else exchange.form.turns
     inner = plan.within if isinstance(plan, UserPlan) else plan
     if isinstance(inner, RecordPlan):
+        pull = 0.0 if locally is None else locally.optimizer.proximal
+        rate = inner.learning_rate / inner.norm()
+        how = optimizer or Optimizer(learning_rate=rate, proximal=pull)
         steps = CohortTraining(
             cohort=cohort,
             plan=inner,
             collate=collate,
             at_once=at_once,
             length=length,
-            optimizer=optimizer,
+            optimizer=replace(how, alternate=turns) if exchange else how,
+            exchange=exchange,
         )
         if not isinstance(plan, UserPlan):
             return steps
 
         def by_records(
-            theta: torch.Tensor, records: Any, noise: Any, number: int, progress: Any
+            theta: torch.Tensor, records: Any, noise: Any, number: int, progress: Any, kept: Any
         ) -> Array:
-            return steps.round(theta.numpy(), records, noise, number=number, progress=progress)
+            return steps.round(
+                theta.numpy(), records, noise, number=number, progress=progress, kept=kept
+            )
 
-        return UserTraining[Record](plan=plan, dim=cohort.dim, train=by_records)
+        return UserTraining[Record](plan=plan, dim=_width(cohort, exchange), train=by_records)
     if not isinstance(plan, UserPlan):
         raise BadInputError(f"no training is known for a {type(plan).__name__}")
-    how = locally or LocalTraining()
+    local = locally or LocalTraining()
+    if exchange is not None:
+        local = replace(local, optimizer=replace(local.optimizer, alternate=turns))
 
-    def freely(theta: torch.Tensor, records: Any, _: Any, number: int, progress: Any) -> Array:
+    def trained(
+        begin: torch.Tensor, records: Any, number: int, progress: Any
+    ) -> Array:  # sensitive: nothing is clipped or noised yet
         after = train_locally(
             cohort,
-            theta,
+            begin,
             records,
-            how,
+            local,
             collate,
             round=number,
             progress=progress,
             finite=False,
             at_once=at_once,
         )
-        change: Array = (after - theta).numpy()
+        change: Array = (after - begin).numpy()
         return change
 
-    return UserTraining[Record](plan=plan, dim=cohort.dim, train=freely)
+    def freely(
+        theta: torch.Tensor, records: Any, _: Any, number: int, progress: Any, kept: Any
+    ) -> Array:
+        if exchange is None:
+            return trained(theta, records, number, progress)
+        with exchange.beside(theta.numpy()):
+            change = trained(exchange.opened(theta, kept), records, number, progress)
+        return exchange.closed(change, number, kept)
+
+    return UserTraining[Record](plan=plan, dim=_width(cohort, exchange), train=freely)
+
+
+def _width(cohort: Cohort, exchange: Exchange | None) -> int:
+    return cohort.dim if exchange is None else exchange.form.dim
 
 
 def _split(theta: Array, dim: int, plan: PrivacyPlan, owners: int) -> tuple[torch.Tensor, Entries]:

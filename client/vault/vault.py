@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Vault"]
 
 _PART = 256 << 10  # bytes of a medium that are encrypted together
-_RETENTION, _WEIGHTS, _MEMBERSHIP = "retention", "weights", "membership"
+_KEPT, _MEMBERSHIP, _RETENTION, _WEIGHTS = "kept half", "membership", "retention", "weights"
 
 
 class Vault:
@@ -239,6 +239,22 @@ class Vault:
         """The privacy ledger's lines, in this vault."""
         return VaultJournal(self.entries)
 
+    # The half of a shared adapter that stays here
+
+    def kept_half(self) -> bytes:
+        """What :meth:`keep_half` was given last; empty where nothing is kept."""
+        if not self.entries.holds(Sort.SETTING, _KEPT):
+            return b""
+        return self.entries.get(Sort.SETTING, _KEPT)
+
+    def keep_half(self, raw: bytes) -> None:
+        """Keep the trained half of a shared adapter that does not leave this device.
+
+        It was trained on the records, so it goes when any of them is forgotten.
+        """
+        with self.transaction() as batch:
+            batch.put(Sort.SETTING, _KEPT, raw)
+
     # Retrieval
 
     def retriever(self, embedder: Embedder | None = None) -> Retriever:
@@ -313,6 +329,8 @@ class Vault:
                     for name in _part_names(record_id, number, length):
                         batch.delete(Sort.MEDIA, name)
                 batch.delete(Sort.RECORD, record_id)
+            if self.entries.holds(Sort.SETTING, _KEPT):
+                batch.delete(Sort.SETTING, _KEPT)
             self._index.remove(set(ids))
             return self._certificate(ids, why, self.lineage.cut(ids), left)
 

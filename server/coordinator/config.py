@@ -11,7 +11,7 @@ from typing import Any
 from ...privacy.plan import RecordPlan, UserPlan
 from ...privacy.terms import plan_from
 from ...shared.errors import BadInputError
-from ...shared.forms import FormName
+from ..aggregation import RobustMean, ServerOptimizer, policy_named, require_possible
 from .limits import Limits
 
 __all__ = ["CoordinatorConfig", "Listen"]
@@ -63,12 +63,15 @@ class CoordinatorConfig:
         listen: where it is spoken to.
         state: folder of everything that must survive: Flower's database, the register of devices,
             checkpoints, keys and ledger.
-        form, rank: of the shared adapter.
+        policy: what is shared and how it is averaged, one of
+            :data:`~locavore.server.aggregation.POLICIES`.
+        rank: public directions that the shared adapter uses per site.
+        optimizer: how the server steps along an average.
+        robust: what takes the place of the mean.
         cohort: devices per round, for a plan for records.
         min_replies: good replies below which a round is skipped.
         min_nodes: devices that must be connected before a round starts; None: the cohort.
         seed: of cohort sampling that claims nothing.
-        learning_rate: the server's step along the mean update.
         reply_timeout_s: seconds that devices have to train.
         step_timeout_s: seconds that they have for each step of a secure sum after that.
         reconnect_s: seconds to wait for the cohort of a round that was cut off.
@@ -84,13 +87,14 @@ class CoordinatorConfig:
     plan: RecordPlan | UserPlan
     listen: Listen
     state: Path
-    form: FormName = "core"
+    policy: str = "core"
     rank: int = 2
+    optimizer: ServerOptimizer = field(default_factory=ServerOptimizer)
+    robust: RobustMean | None = None
     cohort: int | None = None
     min_replies: int = 1
     min_nodes: int | None = None
     seed: int = 0
-    learning_rate: float = 1.0
     reply_timeout_s: float = 3600.0
     step_timeout_s: float = 120.0
     reconnect_s: int = 60
@@ -115,6 +119,14 @@ class CoordinatorConfig:
             )
         if problems:
             raise BadInputError("; ".join(problems))
+        require_possible(
+            policy_named(self.policy),
+            self.plan,
+            optimizer=self.optimizer,
+            robust=self.robust,
+            rank=self.rank,
+            cohort=self.devices,
+        )
 
     @property
     def devices(self) -> int:
@@ -145,11 +157,14 @@ def _config(said: dict[str, Any], folder: Path) -> CoordinatorConfig:
     for name in ("plan", "listen"):
         if not isinstance(said.get(name), Mapping):
             raise BadInputError(f"the table [{name}] is missing")
-    parts = {
+    parts: dict[str, Any] = {
         "plan": plan_from(said["plan"]),
         "listen": _made(Listen, said["listen"], "[listen]", folder),
         "limits": _made(Limits, said.get("limits", {}), "[limits]", folder),
+        "optimizer": _made(ServerOptimizer, said.get("optimizer", {}), "[optimizer]", folder),
     }
+    if "robust" in said:
+        parts["robust"] = _made(RobustMean, said["robust"], "[robust]", folder)
     if (folder / str(said.get("base"))).is_dir():
         said["base"] = str(folder / said["base"])
     config: CoordinatorConfig = _made(CoordinatorConfig, {**said, **parts}, "the file", folder)

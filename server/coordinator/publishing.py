@@ -45,6 +45,7 @@ class Publisher:
     ) -> None:
         self.repository, self.name = repository, name
         self._form, self._folder, self._now = form, folder, now
+        self._turn = threading.Lock()  # the repository refuses two writers, and we are two threads
         states = {state.role for state in repository.states()}
         self.online = ADAPTERS in states
 
@@ -54,15 +55,19 @@ class Publisher:
             return False
         folder = self._folder / f"round-{round:06d}"
         try:
-            save_adapter(self._form.to_adapter(theta[: self._form.dim]), folder)
-            self.repository.add(adapter_source(folder), self.name, str(round), self._now())
-            if round > _KEPT:
-                self._withdraw(round - _KEPT)
-            self.repository.publish(self._now())
+            with self._turn:
+                self._offer(round, theta, folder)
         except (DistributionError, OSError) as error:
             _log.warning("the adapter of round %d was not published: %s", round, error)
             return False
         return True
+
+    def _offer(self, round: int, theta: Array, folder: Path) -> None:
+        save_adapter(self._form.to_adapter(theta[: self._form.dim]), folder)
+        self.repository.add(adapter_source(folder), self.name, str(round), self._now())
+        if round > _KEPT:
+            self._withdraw(round - _KEPT)
+        self.repository.publish(self._now())
 
     def _withdraw(self, round: int) -> None:
         try:
@@ -74,7 +79,8 @@ class Publisher:
         """Renew what the server signs until the event is set."""
         while True:
             try:
-                self.repository.refresh(self._now())
+                with self._turn:
+                    self.repository.refresh(self._now())
             except (DistributionError, OSError) as error:
                 _log.warning("the repository's timestamp was not renewed: %s", error)
             if over.wait(_REFRESH_S):

@@ -27,8 +27,9 @@ from ...privacy.plan import UserPlan
 from ...privacy.terms import Terms
 from ...shared.admission import REPOSITORY_PREFIX
 from ...shared.errors import FederationError
-from ...shared.forms import Directions, SharedForm
+from ...shared.forms import Directions
 from ...shared.packages import Package
+from ..aggregation import Aggregation, policy_named
 from ..app import FederationConfig, RoundReport, make_server_app
 from ..checkpoint import latest
 from ..repository.app import repository_app
@@ -78,12 +79,15 @@ class Coordinator:
     def __init__(self, config: CoordinatorConfig, package: Package) -> None:
         self.config = config
         directions = Directions.load(package.path("directions.safetensors"))
-        self.form = SharedForm(config.form, package.base_id, directions.limited(config.rank))
+        self.policy = policy_named(config.policy)
+        self.form = self.policy.over(package.base_id, directions.limited(config.rank))
         admission_key = key_in(config.state, "admission")
         self.terms = Terms(
             name=config.name,
             base_id=package.base_id,
-            form=config.form,
+            form=self.form.name,
+            turns=self.form.turns,
+            carried=self.form.carried,
             rank=config.rank,
             plan=config.plan,
             admission=admission_key.public_key().public_bytes_raw().hex(),
@@ -190,7 +194,7 @@ class Coordinator:
         return FederationConfig(
             base_id=self.form.base_id,
             plan_digest=plan.digest,
-            form=f"{self.form.name}-{config.rank}",
+            form=f"{config.policy}-{config.rank}",
             dim=plan.width(self.form.dim),
             rounds=plan.rounds,
             cohort=config.devices,
@@ -199,7 +203,12 @@ class Coordinator:
             seed=config.seed,
             checkpoint_dir=self.checkpoints,
             resume=True,
-            learning_rate=config.learning_rate,
+            aggregation=Aggregation(
+                policy=self.policy,
+                form=self.form,
+                optimizer=config.optimizer,
+                robust=config.robust,
+            ),
             plan=by_user,
             ledger=ledger if by_user is not None and plan.private else None,
             wait_s=_FOREVER_S,

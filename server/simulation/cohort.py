@@ -29,6 +29,11 @@ TrainRound = Callable[[Array, int, Sequence[int], Sequence[Sequence[Any]]], Arra
 class CohortDevice(FederatedDevice, Protocol[Record]):
     """A device that leaves its training to others."""
 
+    @property
+    def width(self) -> int:
+        """Length of the vector that it is sent; devices of one length train together."""
+        ...
+
     def begin(self, round: int) -> Sequence[Record]:
         """Agree to a round, charge it, and hand out the records to train on."""
         ...
@@ -46,8 +51,7 @@ class TrainsTogether(Generic[Record]):
     devices: Sequence[CohortDevice[Record]]
     train: TrainRound
     _due: list[int] = field(default_factory=list)
-    _asked: tuple[int, bytes] = (0, b"")
-    _answers: dict[int, Array | LocavoreError] = field(default_factory=dict)
+    _answers: dict[tuple[int, bytes, int], Array | LocavoreError] = field(default_factory=dict)
 
     def expect(self, partitions: Sequence[int]) -> None:
         """These devices are about to be asked."""
@@ -60,16 +64,22 @@ class TrainsTogether(Generic[Record]):
     def update(self, partition: int, theta: Array, round: int) -> Array:
         """A device's own update, trained with those that are due in the same round."""
         asked = (round, theta.tobytes())
-        if asked != self._asked or partition not in self._answers:
-            self._asked = asked
-            self._answers = self._train(self._due if partition in self._due else [partition], theta)
-        answer = self._answers.pop(partition)
+        if (*asked, partition) not in self._answers:
+            due = [p for p in self._due if self.devices[p].width == theta.size]
+            due = due if partition in due else [partition]
+            self._due = [p for p in self._due if p not in due]
+            self._answers = {k: v for k, v in self._answers.items() if k[0] == round}
+            self._answers |= {
+                (*asked, p): answer for p, answer in self._train(due, theta, round).items()
+            }
+        answer = self._answers.pop((*asked, partition))
         if isinstance(answer, LocavoreError):
             raise answer
         return answer
 
-    def _train(self, due: Sequence[int], theta: Array) -> dict[int, Array | LocavoreError]:
-        round = self._asked[0]
+    def _train(
+        self, due: Sequence[int], theta: Array, round: int
+    ) -> dict[int, Array | LocavoreError]:
         answers: dict[int, Array | LocavoreError] = {}
         ready: dict[int, Sequence[Record]] = {}
         for partition in due:
@@ -80,7 +90,6 @@ class TrainsTogether(Generic[Record]):
         if ready:
             updates = self.train(theta, round, list(ready), list(ready.values()))
             answers.update(zip(ready, updates, strict=True))
-        self._due = []
         return answers
 
 

@@ -10,7 +10,8 @@ from ...client.training.memory import parse_bytes
 from ...client.training.private import PrivateTraining
 from ...privacy.plan import PrivacyPlan, RecordPlan
 from ...shared.errors import BadInputError
-from ...shared.forms import FormName
+from ..aggregation import POLICIES, RobustMean, ServerOptimizer, require_possible
+from ..aggregation.policies import CARRIED
 
 __all__ = ["ARMS", "REFERENCE", "SimulationConfig"]
 
@@ -32,8 +33,13 @@ class SimulationConfig:
     Args:
         plan: the shared adapter's private training, for records or for users.
         locally: how devices train where a plan for users leaves that open.
-        form: the shared adapter's form.
-        rank: public directions that it uses per site.
+        policy: what of the shared adapter travels and how it is aggregated, one of
+            :data:`~locavore.server.aggregation.POLICIES`.
+        rank: public directions that the shared adapter uses per site.
+        ranks: of the devices in their order, each 1..rank; all have ``rank`` when not given.
+        carried: rank of the public adapter that some policies send down beside it.
+        optimizer: the server's.
+        robust: what takes the place of the mean; None: nothing does.
         private: training of the private adapters.
         cohort: devices per round; all of them when not given.
         passages: retrieved passages per prompt at most.
@@ -51,8 +57,12 @@ class SimulationConfig:
 
     plan: PrivacyPlan = field(default_factory=lambda: RecordPlan(relation="add-or-remove-one"))
     locally: LocalTraining = field(default_factory=LocalTraining)
-    form: FormName = "core"
+    policy: str = "core"
     rank: int = 2
+    ranks: tuple[int, ...] = ()
+    carried: int = CARRIED
+    optimizer: ServerOptimizer = field(default_factory=ServerOptimizer)
+    robust: RobustMean | None = None
     private: PrivateTraining = field(default_factory=PrivateTraining)
     cohort: int | None = None
     passages: int = 2
@@ -69,7 +79,14 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("rank", "passages", "prompt_tokens", "written", "written_tokens")
+            for name in (
+                "rank",
+                "carried",
+                "passages",
+                "prompt_tokens",
+                "written",
+                "written_tokens",
+            )
             if getattr(self, name) < 1
         ]
         if self.cohort is not None and self.cohort < 1:
@@ -80,10 +97,24 @@ class SimulationConfig:
             problems.append("ray_address and workers need the engine 'ray'")
         if self.workers is not None and self.workers < 1:
             problems.append(f"workers must be at least 1, got {self.workers}")
-        if self.form not in ("core", "ffa"):
-            problems.append(f"form must be 'core' or 'ffa', got {self.form!r}")
+        if self.policy not in POLICIES:
+            problems.append(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        elif self.engine == "ray" and (self.ranks or POLICIES[self.policy].keeps):
+            problems.append(
+                "mixed ranks, and policies that keep a half on the device, need the engine "
+                "'cohort', got 'ray'"
+            )
         if problems:
             raise BadInputError("; ".join(problems))
+        require_possible(
+            POLICIES[self.policy],
+            self.plan,
+            optimizer=self.optimizer,
+            robust=self.robust,
+            rank=self.rank,
+            ranks=self.ranks,
+            cohort=self.cohort,
+        )
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
 

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ...client.app import make_client_app
 from ...client.federated import FederatedTextDevice, text_training
+from ...client.kept import KeptHalf
 from ...client.secure_sum import SecureSums
 from ...client.training.adapted import AdaptedTwin
 from ...client.training.shared import SharedTraining
@@ -21,16 +23,18 @@ from ...privacy.ledger import Ledger
 from ...privacy.noise import NoiseSource, insecure_seeded_noise
 from ...privacy.plan import PrivacyPlan, UserPlan
 from ...privacy.secagg.session import Roster
-from ...shared.adapters import Array
+from ...shared.adapters import Adapter, Array
 from ...shared.errors import FederationError
+from ...shared.files import write_whole
 from ...shared.forms import SharedForm
 from ...shared.packages import Package
 from ...shared.twin import fast_twin
+from ..aggregation import POLICIES, Aggregation
 from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
 from .cohort import TrainRound, TrainsTogether
 from .config import SimulationConfig
-from .grid import run_in_process
+from .grid import draw_ids, run_in_process
 from .person import SimulatedPerson
 from .ray_engine import RayEngine
 
@@ -50,9 +54,17 @@ class Traffic:
 
 @dataclass(frozen=True)
 class SharedRun:
-    """The shared vector ``(dim,)``, each device's traffic by name, and a row per round."""
+    """What came of it.
+
+    Args:
+        theta: the shared vector ``(dim,)``.
+        adapters: what it is on each device, by name; with the half that stays there, if any.
+        traffic: of each device, by name.
+        rounds: a row each.
+    """
 
     theta: Array
+    adapters: dict[str, Adapter]
     traffic: dict[str, Traffic]
     rounds: Sequence[Mapping[str, Any]]
 
@@ -84,16 +96,35 @@ def train_shared(
     cohort = min(config.cohort or len(members), len(members))
     by_user = plan if isinstance(plan, UserPlan) else None
     roster, sums = _secure_sums(by_user, len(members), config)
+    ids = draw_ids(len(members), config.seed)
+    ranks = _ranks(config, len(members))
+    smaller = {rank: form.limited(rank) for rank in set(ranks) if rank != form.rank}
     devices = [
-        _device(i, person, twin, form, plan, config, on_update, sums[i] if sums else None)
+        _device(
+            i,
+            person,
+            twin,
+            smaller.get(ranks[i], form),
+            plan,
+            config,
+            on_update,
+            sums[i] if sums else None,
+        )
         for i, person in enumerate(members)
     ]
     server = make_server_app(
         FederationConfig(
             base_id=form.base_id,
             plan_digest=plan.digest,
-            form=f"{form.name}-{config.rank}",
+            form=f"{config.policy}-{config.rank}",
             dim=plan.width(form.dim),
+            aggregation=Aggregation(
+                policy=POLICIES[config.policy],
+                form=form,
+                optimizer=config.optimizer,
+                robust=config.robust,
+                ranks=dict(zip(ids, ranks, strict=True)),
+            ),
             rounds=plan.rounds,
             cohort=cohort,
             min_replies=max(1, cohort // 2),
@@ -113,7 +144,7 @@ def train_shared(
             server,
             make_client_app(lambda at: together.device(int(at.node_config["partition-id"]))),
             len(members),
-            seed=config.seed,
+            node_ids=ids,
             expect=together.expect,
         )
     final = latest(checkpoints)
@@ -123,7 +154,22 @@ def train_shared(
         person.name: Traffic(grid.bytes_down[node], grid.bytes_up[node])
         for person, node in zip(members, grid.get_node_ids(), strict=True)
     }
-    return SharedRun(final.theta[: form.dim], traffic, final.history)
+    adapters = {
+        person.name: device.adapter(_own(final.theta, form, device.form))
+        for person, device in zip(members, devices, strict=True)
+    }
+    return SharedRun(final.theta[: form.dim], adapters, traffic, final.history)
+
+
+def _own(theta: Array, form: SharedForm, smaller: SharedForm) -> Array:
+    """What a device is sent of the vector."""
+    whole = theta[: form.dim]
+    return whole if smaller is form else whole[form.prefix(smaller.rank)]
+
+
+def _ranks(config: SimulationConfig, devices: int) -> list[int]:
+    """Directions of every device; those that are not named have the form's."""
+    return [*config.ranks, *[config.rank] * devices][:devices]
 
 
 @contextmanager
@@ -134,7 +180,7 @@ def _engine(
     first = devices[0]
     noise = partial(_noise, config.seed)
     if config.engine == "cohort":
-        yield partial(_together, first.training, noise, on_update)
+        yield partial(_together, devices, noise, on_update)
         return
     package, start = first.device.model.package, tuple(first.device.model.start)
     how = {"locally": config.locally, "memory_budget": config.memory_budget}
@@ -145,7 +191,7 @@ def _engine(
 
 
 def _together(
-    training: SharedTraining[list[int]],
+    devices: Sequence[FederatedTextDevice],
     noise: Callable[[int, int], NoiseSource],
     on_update: Callable[[], None],
     theta: Array,
@@ -162,7 +208,13 @@ def _together(
             on_update()
 
     sources = [noise(member, number) for member in members]
-    return training.round(theta, records, sources, number=number, progress=progress)
+    held = [half for member in members if (half := devices[member].kept) is not None]
+    kept = np.stack([half.before(number) for half in held]) if held else None  # sensitive
+    training = devices[members[0]].training  # the same for all of one length
+    updates = training.round(theta, records, sources, number=number, progress=progress, kept=kept)
+    for half, values in zip(held, () if kept is None else kept, strict=True):
+        half.after(number, values)
+    return updates
 
 
 def _counted(
@@ -227,10 +279,10 @@ def _device(
     sums: SecureSums | None,
 ) -> FederatedTextDevice:
     def evaluate(theta: Array, round: int) -> None:
-        person.measure_shared(form.to_adapter(theta), round)
+        person.measure_shared(device.adapter(theta), round)
         on_update()
 
-    return FederatedTextDevice(
+    device = FederatedTextDevice(
         device=person.device,
         twin=twin,
         form=form,
@@ -241,4 +293,19 @@ def _device(
         evaluate=evaluate,
         ledger=person.ledger(plan.delta) if plan.private else None,
         sums=sums,
+        kept=_kept(person, plan, form) if form.kept_dim else None,
     )
+    return device
+
+
+def _kept(person: SimulatedPerson, plan: PrivacyPlan, form: SharedForm) -> KeptHalf:
+    """In a file of the run: a simulated person's vault does not outlive the process."""
+    path = person.folder / f"kept-{plan.digest[:8]}.safetensors"
+
+    def read() -> bytes:
+        return path.read_bytes() if path.exists() else b""
+
+    def write(raw: bytes) -> None:
+        write_whole(path, raw)
+
+    return KeptHalf(plan.digest, form.kept_dim, read, write)

@@ -62,7 +62,7 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         expect: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         silence_flower()
-        ids = _draw_ids(num_nodes, seed) if node_ids is None else list(node_ids)
+        ids = draw_ids(num_nodes, seed) if node_ids is None else list(node_ids)
         if num_nodes < 1 or len(set(ids)) != num_nodes:
             raise BadInputError(f"num_nodes must be at least 1 with one id each, got {num_nodes}")
         self.contexts: dict[int, Context] = {
@@ -233,6 +233,7 @@ def flower_identity() -> Iterator[None]:
             setattr(TaskIdentity, name, value)
 
 
-def _draw_ids(num_nodes: int, seed: int) -> list[int]:
+def draw_ids(num_nodes: int, seed: int) -> list[int]:
+    """The ids that a grid gives its nodes, by partition."""
     generator = np.random.default_rng(seed)
     return [int(node) for node in generator.integers(1 << 32, 1 << 63, size=max(0, num_nodes))]

@@ -246,7 +246,8 @@ def _signal(plan: Mapping[str, Any]) -> str:
     ratio = plan["signal_to_noise"]
     said = (
         f"In one step, the largest possible averaged update is {number(ratio, 2)} times as long as "
-        f"the averaged noise (form {plan['form']}, rank {plan['rank']}, {plan['dim']} numbers). "
+        f"the averaged noise (policy {plan['policy']}, rank {plan['rank']}, {plan['dim']} numbers "
+        "a device). "
     )
     if ratio is not None and ratio < 1:
         return f"{said}Below 1, the shared adapter is mostly noise."

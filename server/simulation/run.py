@@ -31,6 +31,7 @@ from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
 from ...shared.packages import Package
 from ...shared.twin import fast_twin
+from ..aggregation import POLICIES
 from .authorship import AuthorshipScorer
 from .config import REFERENCE, SimulationConfig
 from .corpus import Corpus
@@ -127,10 +128,12 @@ class _Run:
                 for p in self.corpus.people
             ]
         self.progress.plan(_work(people, self.config))
-        form = SharedForm(
-            self.config.form, self.package.base_id, directions.limited(self.config.rank)
+        form = POLICIES[self.config.policy].over(
+            self.package.base_id,
+            directions.limited(self.config.rank),
+            carried=self.config.carried,
         )
-        self.progress.note(_outlook(people, self.config, form.dim))
+        self.progress.note(_outlook(people, self.config, len(form.leaves(1))))
         traffic = self._train_shared(people, twin, form)
         self._train_private(people, model, twin, directions)
         with self._timed("scoring"):
@@ -163,11 +166,11 @@ class _Run:
         shared = form.to_adapter(run.theta)
         save_adapter(shared, self.folder / "shared")
         for person in people:
-            person.device.shared = shared if person.trains else None
+            person.device.shared = run.adapters.get(person.name)
         if self.config.reference:
             bare = self._federate("shared, no DP", people, twin, form, private=False)
             for person in people:
-                person.reference = form.to_adapter(bare.theta) if person.trains else None
+                person.reference = bare.adapters.get(person.name)
         return run.traffic
 
     def _federate(
@@ -237,6 +240,7 @@ class _Run:
         written: dict[str, dict[str, list[Written]]],
     ) -> dict[str, Any]:
         plan, members = self.config.plan, [p for p in people if p.trains]
+        shared = len(form.leaves(1))  # numbers that leave a device in a round
         return {
             "version": 1,
             "started": self.started.isoformat(timespec="seconds"),
@@ -253,10 +257,10 @@ class _Run:
                 "unit": plan.unit,
                 **asdict(plan),
                 "digest": plan.digest,
-                "form": form.name,
+                "policy": self.config.policy,
                 "rank": self.config.rank,
-                "dim": form.dim,
-                "signal_to_noise": _signal_to_noise(people, self.config, form.dim),
+                "dim": shared,
+                "signal_to_noise": _signal_to_noise(people, self.config, shared),
                 "noise_source": "seeded (simulation on public data)",
             },
             "epsilon": {p.name: _spent(p, plan) for p in members},
@@ -268,7 +272,7 @@ class _Run:
             "rounds": self.rounds,
             "checks": {name: asdict(check) for name, check in self.checks.items()},
             "samples": _samples(people, written, self.config),
-            "notes": _notes(people, self.config, form.dim),
+            "notes": _notes(people, self.config, shared),
         }
 
 
@@ -387,6 +391,6 @@ def _outlook(people: Sequence[SimulatedPerson], config: SimulationConfig, dim: i
     if ratio >= 1:
         return text
     return (
-        f"{text}\nwarning: {_DROWNED} Take fewer shared numbers (a lower rank, the core form), "
+        f"{text}\nwarning: {_DROWNED} Take fewer shared numbers (a lower rank, the policy core), "
         "more devices, a larger batch or less noise."
     )

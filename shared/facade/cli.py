@@ -34,6 +34,7 @@ DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_PRECISION = "int8"
 ENCODER = "all-minilm-l6-v2"
 _DIRECTION_TEXTS = 40
+_ADAPTIVE = ("fedadam", "fedyogi")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,9 +230,34 @@ def simulate(
         str, typer.Option(help="Neighbours: add-or-remove-one, replace-one or zero-out.")
     ] = "add-or-remove-one",
     learning_rate: Annotated[float, typer.Option(help="Of the shared adapter.")] = 0.05,
-    form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="What of the shared adapter travels: core, ffa, alternate-round, alternate-step, "
+            "fedit, share-a, share-b, fedex, flora or flexlora."
+        ),
+    ] = "core",
+    server_optimizer: Annotated[
+        str, typer.Option(help="How the server steps: fedavg, fedavgm, fedadam or fedyogi.")
+    ] = "fedavg",
+    server_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Its learning rate: 1, or 0.01 where every number has its own step."),
+    ] = None,
+    robust: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="In the mean's place: trimmed-mean, median, krum, multi-krum, norm-bound."
+        ),
+    ] = None,
+    proximal: Annotated[
+        float, typer.Option(help="Pull of local training to where it began (FedProx).")
+    ] = 0.0,
     rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
     private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 4,
+    private_pull: Annotated[
+        float, typer.Option(help="Pull of the private adapter to the shared one (Ditto).")
+    ] = 0.0,
     reference: Annotated[bool, typer.Option(help="Also train without privacy.")] = True,
     engine: Annotated[
         str, typer.Option(help="Devices train together in this process (cohort), or on ray.")
@@ -260,6 +286,7 @@ def simulate(
     from .client.training.optimizers import Optimizer
     from .client.training.private import PrivateTraining
     from .privacy.plan import RecordPlan, UserPlan
+    from .server.aggregation import RobustMean, ServerOptimizer
     from .server.simulation.config import SimulationConfig
     from .server.simulation.corpus import load_folder, load_sotu
     from .server.simulation.run import run_simulation
@@ -297,11 +324,18 @@ def simulate(
         locally=LocalTraining(
             steps=1 if quick else None,
             batch=batch,
-            optimizer=Optimizer(learning_rate=learning_rate),
+            optimizer=Optimizer(learning_rate=learning_rate, proximal=proximal),
         ),
-        form=form,  # type: ignore[arg-type]  # checked by the config
+        policy=policy,
         rank=rank,
-        private=PrivateTraining(steps=2 if quick else private_steps, batch=4 if quick else 16),
+        optimizer=ServerOptimizer(
+            kind=server_optimizer,  # type: ignore[arg-type]  # checked there
+            learning_rate=server_rate or (0.01 if server_optimizer in _ADAPTIVE else 1.0),
+        ),
+        robust=None if robust is None else RobustMean(kind=robust),  # type: ignore[arg-type]
+        private=PrivateTraining(
+            steps=2 if quick else private_steps, batch=4 if quick else 16, pull=private_pull
+        ),
         written=2 if quick else 6,
         written_tokens=12 if quick else 32,
         reference=reference and not quick,

@@ -127,6 +127,11 @@ class User:
     plan_digest: str = _PLAN
     sums: None = None
 
+    @property
+    def width(self) -> int:
+        """Length of the vector."""
+        return self.world.cohort.dim
+
     def begin(self, round: int) -> list[dict[str, torch.Tensor]]:
         """The samples to train on."""
         return self.world.samples(self.number)

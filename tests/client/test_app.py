@@ -85,7 +85,7 @@ def identity() -> Iterator[None]:
 
 def order(message_type: str = "train", **config: object) -> Message:
     theta = np.zeros(3, np.float32)
-    fields = {"round": 1, "dim": 3, "plan": PLAN, "base": BASE} | config
+    fields = {"round": 1, "dim": 3, "up": 3, "plan": PLAN, "base": BASE} | config
     content = RecordDict(
         {"arrays": ArrayRecord({"theta": FlowerArray(theta)}), "config": ConfigRecord(fields)}
     )

@@ -18,6 +18,7 @@ from locavore.client.federated import (
     FederatedTextDevice,
     text_training,
 )
+from locavore.client.kept import KeptHalf
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.local import LocalTraining
@@ -27,7 +28,7 @@ from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.adapters import Array
 from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import AdapterError, BadInputError, PrivacyError, TooLittleDataError
-from locavore.shared.forms import Directions, SharedForm
+from locavore.shared.forms import Directions, FormName, SharedForm
 
 from ..plans import record_plan, user_plan
 
@@ -308,3 +309,59 @@ def test_both_units_are_charged_before_training(
     assert device.ledger is not None
     assert [charge.unit for charge in device.ledger.charges] == ["user", "record"]
     assert 0 < device.ledger.epsilon("record") < device.ledger.epsilon("user")
+
+
+# --- a half that stays on the device ----------------------------------------------------------
+
+
+def half_sharing(device: FederatedTextDevice, name: FormName) -> FederatedTextDevice:
+    form = SharedForm(name, device.form.base_id, device.form.directions)
+    return replace(of_a_user(device, clip=1.0), form=form, kept=None)
+
+
+@pytest.mark.parametrize("name", ["share-a", "share-b"])
+def test_what_stays_lies_in_the_vault_and_is_gone_on_from(
+    name: FormName,
+    model: TextModel,
+    twin: AdaptedTwin,
+    directions: Directions,
+    private_texts: list[str],
+) -> None:
+    device = half_sharing(make(model, twin, directions, private_texts), name)
+    theta = device.form.zero()
+    first = device.train_shared(theta, round=1)
+    assert first.shape == (device.form.main,)
+    assert device.kept is not None
+    after_first = device.kept.latest()
+    assert np.any(after_first)
+    assert KeptHalf.in_vault(device.device.store, device.plan.digest, device.form.kept_dim)
+    second = device.train_shared(theta, round=4)
+    again = device.train_shared(theta, round=4)
+    np.testing.assert_array_equal(second, again)
+    np.testing.assert_array_equal(device.kept.before(4), after_first)
+    assert not np.array_equal(device.kept.latest(), after_first)
+    adapter = device.adapter(first)
+    assert adapter.digest != device.form.to_adapter(first).digest
+
+
+def test_what_stays_is_of_one_federation(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = half_sharing(make(model, twin, directions, private_texts), "share-a")
+    device.train_shared(device.form.zero(), round=1)
+    store, dim = device.device.store, device.form.kept_dim
+    assert np.any(KeptHalf.in_vault(store, device.plan.digest, dim).latest())
+    assert not np.any(KeptHalf.in_vault(store, "other", dim).latest())
+    assert not np.any(KeptHalf.in_vault(store, device.plan.digest, dim + 1).latest())
+
+
+def test_what_stays_is_forgotten_with_any_record(
+    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+) -> None:
+    device = half_sharing(make(model, twin, directions, private_texts), "share-a")
+    device.train_shared(device.form.zero(), round=1)
+    assert device.kept is not None
+    assert device.device.store.kept_half()
+    device.device.store.forget(["007"])
+    assert not device.device.store.kept_half()
+    assert not np.any(device.kept.latest())

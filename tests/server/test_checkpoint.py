@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,22 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
         written.form,
         written.history,
     )
+
+
+def test_what_an_optimizer_remembers_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    remembered = {"momentum": np.arange(5) / 3, "second": np.arange(5) / 7}
+    written = replace(at(2), optimizer=remembered, noise=np.ones((2, 5)))
+    path = written.save(tmp_path)
+    found = Checkpoint.load(path)
+    assert found.optimizer.keys() == remembered.keys()
+    assert all(found.optimizer[n].tobytes() == v.tobytes() for n, v in remembered.items())
+    assert found.noise is not None
+    assert Checkpoint.load(at(3).save(tmp_path)).optimizer == {}
+    raw = path.read_bytes()
+    place = raw.index(remembered["second"].tobytes())
+    path.write_bytes(raw[:place] + b"\x01" + raw[place + 1 :])
+    with pytest.raises(FederationError, match="does not match its SHA-256"):
+        Checkpoint.load(path)
 
 
 def test_the_newest_is_found_and_nothing_else_is_left_in_the_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message
 
 from locavore.server.checkpoint import latest
 from locavore.server.simulation.grid import flower_identity
-from locavore.server.strategy import FederatedMean, to_arrays
+from locavore.server.strategy import FederatedStrategy, to_arrays
 from locavore.shared.adapters import Array
 from locavore.shared.errors import BadInputError, FederationError
 from locavore.shared.wire import MESSAGE_TYPES, Phase
@@ -158,7 +158,7 @@ def test_a_device_answers_in_sums_only(tmp_path: Path) -> None:
             errors.append(message.error.reason)
 
     grid = fleet.run(tmp_path, tap=tap)
-    mean = FederatedMean(
+    mean = FederatedStrategy(
         base_id="tiny-float32-0123",
         plan_digest=fleet.plan.digest,
         cohort=5,

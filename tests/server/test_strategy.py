@@ -22,8 +22,9 @@ from locavore.privacy.ledger import Ledger
 from locavore.privacy.matrix import Correlation
 from locavore.privacy.noise import SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import UserPlan
+from locavore.server.aggregation import Aggregation, ServerOptimizer, Upload
 from locavore.server.simulation.grid import LocalGrid, flower_identity
-from locavore.server.strategy import FederatedMean, RoundReport, federated_mean, to_arrays
+from locavore.server.strategy import FederatedStrategy, RoundReport, to_arrays
 from locavore.shared.adapters import Array
 from locavore.shared.errors import FederationError, PrivacyError
 
@@ -40,16 +41,16 @@ def identity() -> Iterator[None]:
         yield
 
 
-def mean_of(cohort: int = 3, **options: object) -> FederatedMean:
+def mean_of(cohort: int = 3, **options: object) -> FederatedStrategy:
     settings = {"min_replies": 2, "seed": 1, "wait_s": 0, "plan_digest": PLAN} | options
-    return FederatedMean(base_id="tiny", cohort=cohort, **settings)  # type: ignore[arg-type]
+    return FederatedStrategy(base_id="tiny", cohort=cohort, **settings)  # type: ignore[arg-type]
 
 
 def grid() -> LocalGrid:
     return LocalGrid(ClientApp(), NODES)
 
 
-def asked(strategy: FederatedMean, round: int = 1, theta: Array | None = None) -> list[Message]:
+def asked(strategy: FederatedStrategy, round: int = 1, theta: Array | None = None) -> list[Message]:
     start = np.ones(DIM, np.float32) if theta is None else theta
     return list(strategy.configure_train(round, to_arrays(start), ConfigRecord(), grid()))
 
@@ -66,7 +67,9 @@ def full(value: float) -> Array:
     return np.full(DIM, value, np.float32)
 
 
-def aggregate(strategy: FederatedMean, replies: list[Message]) -> tuple[Array | None, RoundReport]:
+def aggregate(
+    strategy: FederatedStrategy, replies: list[Message]
+) -> tuple[Array | None, RoundReport]:
     arrays, metrics = strategy.aggregate_train(1, replies)
     assert metrics is None
     assert strategy.report is not None
@@ -82,6 +85,7 @@ def test_a_message_holds_what_the_allow_list_says_and_not_the_config_argument() 
         assert dict(message.content["config"]) == {
             "round": 4,
             "dim": DIM,
+            "up": DIM,
             "plan": PLAN,
             "base": "tiny",
         }
@@ -105,7 +109,8 @@ def test_the_mean_is_over_the_replies_received() -> None:
 
 
 def test_the_servers_step_scales_the_mean() -> None:
-    strategy = mean_of(cohort=2, learning_rate=0.5)
+    slower = Aggregation(optimizer=ServerOptimizer(learning_rate=0.5))
+    strategy = mean_of(cohort=2, aggregation=slower)
     replies = [answer(m, full(4)) for m in asked(strategy)]
     theta, _ = aggregate(strategy, replies)
     np.testing.assert_array_equal(theta, full(1 + 2))
@@ -238,6 +243,12 @@ def test_without_evaluation_nothing_is_sent() -> None:
     assert not strategy.configure_evaluate(1, to_arrays(full(2)), ConfigRecord(), grid())
 
 
+def federated_mean(theta: Array, updates: list[Array]) -> Array:
+    aggregation = Aggregation()
+    change = aggregation.average(theta, [Upload(update, 0) for update in updates], 1)
+    return aggregation.stepped(theta, change, 1, {})[0]
+
+
 def test_the_order_of_replies_does_not_change_a_bit() -> None:
     updates = [np.array([v], np.float32) for v in (1e30, 1.0, -1e30, 1e-9)]
     start = np.zeros(1, np.float32)
@@ -261,7 +272,7 @@ def test_the_mean_is_the_mean_in_any_order(updates: Array, random: object) -> No
 # --- plans for users --------------------------------------------------------------------------
 
 
-def for_users(plan: UserPlan, **options: object) -> FederatedMean:
+def for_users(plan: UserPlan, **options: object) -> FederatedStrategy:
     return mean_of(cohort=plan.cohort, plan=plan, **options)
 
 

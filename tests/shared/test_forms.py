@@ -101,3 +101,55 @@ def test_directions_read_back_in_the_same_order(tmp_path: Path) -> None:
     for site in SITES:
         for found, expected in zip(back.factors[site], make().factors[site], strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+# --- forms of two trained factors -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lora", "share-a", "share-b"])
+def test_two_factors_are_counted_from_public_ones(name: FormName) -> None:
+    form = SharedForm(name, "base", make())
+    assert form.main + form.kept_dim == len(form.start()) == 3 * (7 + 5) + 3 * (4 + 6)
+    theta = np.arange(form.dim, dtype=np.float32)
+    kept = np.full(form.kept_dim, 0.5, np.float32)
+    for site, (a, b) in form.to_adapter(theta, kept).factors.items():
+        public = form.directions.factors[site][0]
+        parts = form.unpack(theta)
+        expected_a = public + parts.get(f"{site}.A", np.full(public.shape, 0.5, np.float32))
+        np.testing.assert_array_equal(a, expected_a)
+        np.testing.assert_array_equal(b, parts.get(f"{site}.B", np.full(b.shape, 0.5, np.float32)))
+
+
+def test_a_carried_adapter_is_added() -> None:
+    plain = SharedForm("lora", "base", make())
+    form = SharedForm("lora", "base", make(), carried=2)
+    theta = np.random.default_rng(1).standard_normal(form.dim).astype(np.float32)
+    carried = form.carry(theta)
+    assert carried is not None
+    assert form.dim == form.main + 2 * (7 + 5) + 2 * (4 + 6)
+    own = products(plain, theta[: form.main])
+    for site, (a, b) in carried.factors.items():
+        np.testing.assert_allclose(products(form, theta)[site], own[site] + a @ b, atol=1e-4)
+    assert plain.carry(theta) is None
+
+
+def test_turns_share_half_of_the_vector_each() -> None:
+    form = SharedForm("lora", "base", make(), turns="round")
+    ups, downs = form.leaves(1), form.leaves(2)
+    np.testing.assert_array_equal(form.leaves(3), ups)
+    np.testing.assert_array_equal(np.sort(np.concatenate([ups, downs])), np.arange(form.dim))
+    theta = form.zero()
+    theta[ups] = 1
+    parts = form.unpack(theta)
+    assert all((part == name.endswith(".B")).all() for name, part in parts.items())
+
+
+@pytest.mark.parametrize("change", [{"turns": "round"}, {"carried": 4}])
+def test_turns_and_carried_adapters_are_of_two_factors(change: dict[str, object]) -> None:
+    with pytest.raises(BadInputError, match="are of the form 'lora', got 'core'"):
+        SharedForm("core", "base", make(), **change)  # type: ignore[arg-type]
+
+
+def test_an_unknown_form_is_named() -> None:
+    with pytest.raises(BadInputError, match=r"must be one of 'core', .* got 'dense'"):
+        SharedForm("dense", "base", make())  # type: ignore[arg-type]

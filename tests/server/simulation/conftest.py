@@ -111,7 +111,7 @@ def _plan() -> dict[str, Any]:
         "relation": "add-or-remove-one",
         "trust": "local",
         "digest": "5d" * 32,
-        "form": "core",
+        "policy": "core",
         "rank": 2,
         "dim": 840,
         "signal_to_noise": 1.56,

@@ -20,6 +20,7 @@ pytest.importorskip("flwr", reason="needs the extra 'federate'")
 from locavore.client.app import make_client_app
 from locavore.client.device import Device
 from locavore.client.federated import FederatedTextDevice, text_training
+from locavore.client.kept import KeptHalf
 from locavore.client.runtime import TextModel
 from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.shared import SharedTraining
@@ -27,10 +28,12 @@ from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.ledger import Charge, FileJournal, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan, UserPlan
+from locavore.server.aggregation import POLICIES, Aggregation
 from locavore.server.app import FederationConfig, make_server_app
 from locavore.server.checkpoint import latest
 from locavore.server.simulation.cohort import TrainsTogether
-from locavore.server.simulation.grid import LocalGrid, run_in_process
+from locavore.server.simulation.federation import _together
+from locavore.server.simulation.grid import LocalGrid, draw_ids, run_in_process
 from locavore.server.simulation.ray_engine import RayEngine
 from locavore.shared.adapters import Array
 from locavore.shared.contexts import Consent, UserDocument
@@ -83,8 +86,10 @@ def federate(
     folder: Path,
     form: SharedForm,
     cohort: int = len(COUNTS),
+    aggregation: Aggregation | None = None,
     **options: Any,
 ) -> tuple[Array, LocalGrid]:
+    form = form if aggregation is None or aggregation.form is None else aggregation.form
     plan = getattr(devices[0], "plan", PLAN)
     server = make_server_app(
         FederationConfig(
@@ -99,6 +104,7 @@ def federate(
             min_replies=1,
             seed=3,
             checkpoint_dir=folder,
+            aggregation=aggregation or Aggregation(),
         )
     )
     grid = run_in_process(server, app, len(devices), **options)
@@ -152,6 +158,52 @@ def test_a_cohort_is_the_federation_device_by_device(
     assert seen.bytes_up == seen_alone.bytes_up
     assert seen.bytes_down == seen_alone.bytes_down
     assert charges(devices) == paid
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [("fedex", ()), ("share-a", ()), ("alternate-round", (2, 1, 2)), ("flexlora", (1, 2, 2))],
+)
+@pytest.mark.parametrize("plan", [PLAN, user_plan(rounds=3, trust="local", clip=0.05)])
+def test_every_policy_is_the_same_device_by_device(
+    name: str,
+    ranks: tuple[int, ...],
+    plan: PrivacyPlan,
+    devices: list[FederatedTextDevice],
+    directions: Directions,
+    tmp_path: Path,
+) -> None:
+    policy = POLICIES[name]
+    form = policy.over(devices[0].form.base_id, directions.limited(2), carried=4)
+    own = [*ranks, 2, 2, 2, 2][: len(COUNTS)]
+
+    def fresh() -> list[FederatedTextDevice]:
+        made = []
+        for device, rank in zip(devices, own, strict=True):
+            again = replace(device, plan=plan, form=form.limited(rank), ledger=None)
+            if form.kept_dim:
+                again.kept = remembering(plan, again.form)
+            made.append(again)
+        return made
+
+    ids = draw_ids(len(COUNTS), 0)
+    how = Aggregation(policy=policy, form=form, ranks=dict(zip(ids, own, strict=True)))
+    alone, apart = fresh(), fresh()
+    one, seen_alone = one_by_one(alone, tmp_path / "one", aggregation=how)
+    train = partial(_together, apart, noise, lambda: None)
+    two, seen = together(apart, train, tmp_path / "two", aggregation=how)
+    assert np.abs(two - one).max() <= 1e-5 * np.abs(one).max()
+    assert seen.bytes_up == seen_alone.bytes_up
+    for left, right in zip(alone, apart, strict=True):
+        if left.kept is not None and right.kept is not None:
+            np.testing.assert_allclose(right.kept.latest(), left.kept.latest(), atol=1e-5)
+
+
+def remembering(plan: PrivacyPlan, form: SharedForm) -> KeptHalf:
+    memory = [b""]
+    return KeptHalf(
+        plan.digest, form.kept_dim, lambda: memory[0], lambda raw: memory.__setitem__(0, raw)
+    )
 
 
 def test_devices_whose_order_is_lost_neither_train_nor_pay(

@@ -300,13 +300,13 @@ def test_the_grid_brings_neither_ray_nor_torch() -> None:
 
 
 def test_flowers_own_loop_gives_the_same_vector(tmp_path: Path) -> None:
-    from locavore.server.strategy import FederatedMean, to_arrays
+    from locavore.server.strategy import FederatedStrategy, to_arrays
 
     found: list[bytes] = []
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        strategy = FederatedMean(
+        strategy = FederatedStrategy(
             base_id=BASE, plan_digest=PLAN, cohort=3, min_replies=1, seed=11, wait_s=0
         )
         start = to_arrays(np.zeros(DIM, np.float32))

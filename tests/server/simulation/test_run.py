@@ -19,6 +19,7 @@ pytest.importorskip("flwr", reason="needs the extra 'simulate'")
 from locavore.client.federated import FederatedTextDevice
 from locavore.client.runtime import TextModel
 from locavore.client.training.private import PrivateTraining
+from locavore.server.aggregation import RobustMean, ServerOptimizer
 from locavore.server.simulation.config import ARMS, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
 from locavore.server.simulation.grid import run_in_process
@@ -28,7 +29,7 @@ from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import BadInputError, FederationError
 from locavore.shared.packages import Package
 
-from ...plans import record_plan
+from ...plans import record_plan, user_plan
 
 THINGS = ("kettle", "roof", "goat", "ledger", "canoe", "lamp", "garden", "bell", "stove", "oar")
 DAYS = ("Monday", "Tuesday", "Friday", "Sunday")
@@ -246,6 +247,61 @@ def test_a_federation_without_data_says_so(
         run_simulation(package, empty, CONFIG, tmp_path / "run", data_name="empty")
 
 
+@pytest.mark.parametrize(
+    ("policy", "ranks", "options"),
+    [
+        ("share-a", (), {}),
+        ("fedex", (), {"carried": 4}),
+        ("alternate-round", (1, 2), {"optimizer": ServerOptimizer(kind="fedadam")}),
+    ],
+)
+def test_another_policy_runs_and_resumes(
+    policy: str,
+    ranks: tuple[int, ...],
+    options: dict[str, Any],
+    package: Package,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(CONFIG, policy=policy, ranks=ranks, reference=False, **options)
+    run = functools.partial(run_simulation, package, corpus, config, data_name="invented")
+    whole = run(tmp_path / "whole")
+    assert whole["plan"]["policy"] == policy
+    assert whole["summary"]["shared + private"]["nll"] < whole["summary"]["base"]["nll"]
+    original = FederatedTextDevice.begin
+
+    def interrupted(self: Any, round: int) -> Any:
+        if round == 2:
+            raise KeyboardInterrupt
+        return original(self, round)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedTextDevice, "begin", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut")
+    again = run(tmp_path / "cut", resume=True)
+    assert again["scores"]["shared"] == whole["scores"]["shared"]
+    if policy == "share-a":
+        assert list((tmp_path / "cut" / "devices" / "quill").glob("kept-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy": "flora", "plan": user_plan()}, "'flora' has no bounded sensitivity"),
+        ({"policy": "share-a", "engine": "ray"}, "need the engine 'cohort', got 'ray'"),
+        ({"robust": RobustMean(kind="krum"), "cohort": 3}, "rounds of 5 devices or more, got 3"),
+        ({"ranks": (3,)}, r"rank must be 1..2 .* got \[3\]"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInputError, match=said):
+        replace(CONFIG, **changes)
+
+
 def test_bad_configurations_list_every_problem() -> None:
-    with pytest.raises(BadInputError, match=r"rank.*passages.*form"):
-        SimulationConfig(rank=0, passages=0, form="dense")  # type: ignore[arg-type]
+    with pytest.raises(BadInputError, match=r"rank.*passages.*policy"):
+        SimulationConfig(rank=0, passages=0, policy="dense")
