@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .device import Content, Device, Explanation, Trace
+    from .distribution import PackageUpdater
     from .embedding import ModelEmbedder
     from .encoder import SentenceEncoder
     from .prompt import Prompt
@@ -29,6 +30,7 @@ __all__ = [
     "Guidance",
     "Hit",
     "ModelEmbedder",
+    "PackageUpdater",
     "Prompt",
     "Retriever",
     "Sampling",
@@ -51,6 +53,7 @@ _MODULES = (
     "user_model",
     "vault.certificate",
     "vault.vault",
+    "distribution",
 )
 
 

@@ -179,6 +179,10 @@ class Device:
             raise BadInputError("this device was opened without a model; give it one to generate")
         return self._model
 
+    def use_model(self, model: TextModel) -> None:
+        """Use another base's runtime from now on."""
+        self._model = model
+
     def remember(self, record: Context, *, consent: Consent | None = None) -> str:
         """Keep a record, with another consent than its own if given, and return its id."""
         return self.remember_all([record if consent is None else replace(record, consent=consent)])[

@@ -53,7 +53,8 @@ class SecureSums:
     Args:
         plan: the federation's, with secure aggregation.
         identity: the device's long-term key.
-        roster: whom it may be summed with.
+        roster: gives the roster of a digest that a server names: whom it may be summed with. It
+            raises ``SecAggError`` where the device does not know it from who lets devices in.
         noise: per round, where rounding and noise come from.
         random: gives that many bytes for keys and seeds; the operating system's.
     """
@@ -62,15 +63,15 @@ class SecureSums:
         self,
         plan: UserPlan,
         identity: Ed25519PrivateKey,
-        roster: Roster,
+        roster: Callable[[str], Roster],
         *,
         noise: Callable[[int], NoiseSource] = lambda _: SecureNoise(),
         random: Callable[[int], bytes],
     ) -> None:
         if plan.makers is None:
             raise BadInputError(f"secure sums need secure aggregation, got {plan.trust!r} trust")
-        self.plan, self.roster = plan, roster
-        self._identity = identity
+        self.plan = plan
+        self._identity, self._roster = identity, roster
         self._noise, self._random = noise, random
         self._sum: _Sum | None = None
 
@@ -82,21 +83,22 @@ class SecureSums:
             train: gives the device's clipped contribution ``(width,)``; sensitive.
 
         Raises:
-            SecAggError: the round is over, or the roster is not this device's.
+            SecAggError: the round is over, or the roster is not known.
         """
         if self._sum is not None and order.round < (now := self._sum.session.round):
             raise SecAggError(f"round {order.round} is over: this device is in round {now}")
+        roster = self._roster(order.roster)
         session = Session(
             plan=self.plan.digest,
             round=order.round,
             dim=order.answered_by,
             fewest=self.plan.makers or 0,
-            roster=self.roster.digest,
+            roster=roster.digest,
             rules=self.plan.secure_sum,
             nonce=order.nonce,
         )
         numbers = WholeNumbers(self.plan, session.dim, session.id, self.plan.entry(order.theta))
-        device = SecAggDevice(session, self._identity, self.roster, self._random)
+        device = SecAggDevice(session, self._identity, roster, self._random)
         self._sum = None
         contribution = train().astype("float64")
         if contribution.shape != (session.dim,):

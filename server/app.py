@@ -66,9 +66,10 @@ class FederationConfig:
         ledger: of the federation; see :class:`~locavore.server.strategy.FederatedStrategy`.
         min_nodes: devices that must be connected before a round starts; None: the cohort.
         wait_s: seconds to wait for ``min_nodes``.
+        reconnect_s: seconds to wait for the cohort of a round that was cut off.
         reply_timeout_s: seconds to wait for the replies of a phase.
         step_timeout_s: seconds to wait for those of a secure sum's steps after the training.
-        roster: who may take part, where the plan has secure sums.
+        roster: gives who may take part, asked when a round begins, where the plan has secure sums.
         key: signs checkpoints; those of others are refused then.
     """
 
@@ -89,9 +90,10 @@ class FederationConfig:
     ledger: Ledger | None = None
     min_nodes: int | None = None
     wait_s: int = 600
+    reconnect_s: int = 60
     reply_timeout_s: float = 3600.0
     step_timeout_s: float = 120.0
-    roster: Roster | None = None
+    roster: Callable[[], Roster] | None = None
     key: Ed25519PrivateKey | None = None
 
     def __post_init__(self) -> None:
@@ -215,6 +217,7 @@ def _strategy(config: FederationConfig) -> FederatedStrategy:
         noise=config.noise,
         ledger=config.ledger,
         wait_s=config.wait_s,
+        reconnect_s=config.reconnect_s,
     )
 
 
@@ -255,9 +258,9 @@ def _train(
 ) -> Checkpoint:
     number, arrays = journal.round, to_arrays(state.theta)
     nodes = strategy.begin(number, arrays, grid, again=journal.asked)
-    journal.begin(nodes)
-    if config.roster is not None:
-        strategy.finish(number, _sum_securely(config, config.roster, grid, state, journal))
+    journal.begin(nodes, None if config.roster is None else config.roster())
+    if journal.roster is not None:
+        strategy.finish(number, _sum_securely(config, journal.roster, grid, state, journal))
     else:
         messages = strategy.train_messages(number)
         replies = grid.send_and_receive(messages, timeout=config.reply_timeout_s)
@@ -284,7 +287,13 @@ def _sum_securely(
     )
     numbers = WholeNumbers(plan, session.dim, session.id, plan.entry(state.theta))
     order = Broadcast(
-        state.theta, session.round, plan.digest, config.base_id, session.nonce, session.dim
+        state.theta,
+        session.round,
+        plan.digest,
+        config.base_id,
+        session.nonce,
+        roster.digest,
+        session.dim,
     )
     round = SecureSumRound(
         grid, session, roster, journal, config.reply_timeout_s, config.step_timeout_s

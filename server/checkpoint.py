@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,8 +31,9 @@ from safetensors.numpy import save
 from ..privacy.noise import Doubles
 from ..shared.adapters import Array
 from ..shared.errors import FederationError
+from ..shared.files import write_whole
 
-__all__ = ["Checkpoint", "HistoryRow", "latest", "write_whole"]
+__all__ = ["Checkpoint", "HistoryRow", "latest"]
 
 FORMAT = "1"
 _DOMAIN = b"locavore checkpoint 1"
@@ -194,18 +194,3 @@ def _digest(state: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     for name in sorted(tensors):
         digest.update(b"\x00" + name.encode() + b"\x00" + tensors[name].tobytes())
     return digest.hexdigest()
-
-
-def write_whole(path: Path, raw: bytes) -> None:
-    """Write a file so that after a crash there is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(raw)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

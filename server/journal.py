@@ -24,9 +24,10 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from ..shared.errors import FederationError
+from ..privacy.secagg.session import Roster
+from ..shared.errors import BadInputError, FederationError
+from ..shared.files import write_whole
 from ..shared.wire import Phase, Records
-from .checkpoint import write_whole
 from .replies import Replies
 
 __all__ = ["Journal"]
@@ -43,12 +44,14 @@ class Journal:
         round: the round's number, from 1.
         asked: the nodes of its cohort; None where it has not begun.
         nonce: 16 bytes of its secure sum.
+        roster: who could take part in that when it began.
     """
 
     folder: Path
     round: int
     asked: tuple[int, ...] | None = None
     nonce: bytes = b""
+    roster: Roster | None = None
 
     @classmethod
     def open(cls, folder: Path, round: int) -> Journal:
@@ -63,20 +66,23 @@ class Journal:
             return cls(place, round)
         try:
             said = json.loads(begin.read_bytes())
-            return cls(place, round, tuple(said["asked"]), bytes.fromhex(said["nonce"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            known = said["roster"]
+            roster = None if known is None else Roster(bytes.fromhex(one) for one in known)
+            return cls(place, round, tuple(said["asked"]), bytes.fromhex(said["nonce"]), roster)
+        except (OSError, ValueError, KeyError, TypeError, BadInputError) as error:
             raise FederationError(
                 f"{begin} cannot be read: {error}; delete {place} to ask round {round} anew: its "
                 "devices are then charged for it twice"
             ) from error
 
-    def begin(self, asked: Sequence[int]) -> None:
+    def begin(self, asked: Sequence[int], roster: Roster | None = None) -> None:
         """Write down whom the round asks, before they are asked; once."""
         if self.asked is not None:
             return
-        self.asked, self.nonce = tuple(asked), os.urandom(_NONCE_BYTES)
+        self.asked, self.nonce, self.roster = tuple(asked), os.urandom(_NONCE_BYTES), roster
         self.folder.mkdir(parents=True, exist_ok=True)
-        said = {"asked": self.asked, "nonce": self.nonce.hex()}
+        known = None if roster is None else [one.hex() for one in sorted(roster.identities)]
+        said = {"asked": self.asked, "nonce": self.nonce.hex(), "roster": known}
         write_whole(self.folder / "begin", json.dumps(said).encode())
 
     def write(self, phase: Phase, heard: Replies) -> None:

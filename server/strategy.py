@@ -80,6 +80,17 @@ class RoundReport:
         del figures["theta"], figures["evaluated"]  # evaluation follows the checkpoint
         return figures
 
+    def sentence(self) -> str:
+        """The round, for a person."""
+        lost = {name: getattr(self, name) for name in ("failed", "refused", "silent")}
+        rest = "".join(f", {count} {name}" for name, count in lost.items() if count)
+        if not self.applied:
+            return f"round {self.round}: skipped, {self.asked} devices asked{rest}"
+        return (
+            f"round {self.round}: {self.averaged} of {self.asked} devices{rest}, "
+            f"change {self.change_norm:.3g}"
+        )
+
 
 def to_arrays(theta: Array) -> ArrayRecord:
     """The shared vector as Flower's strategies pass it around."""
@@ -103,6 +114,7 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
         noise: a round's source of the server's randomness.
         ledger: of the federation, to which every round's cost is written before it is asked for.
         wait_s: seconds to wait for ``min_nodes`` before giving up.
+        reconnect_s: seconds to wait for a cohort whose round was cut off.
         sleep: waits that many seconds; tests replace it.
     """
 
@@ -121,6 +133,7 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
         noise: Callable[[int], NoiseSource] = lambda _: SecureNoise(),
         ledger: Ledger | None = None,
         wait_s: int = 600,
+        reconnect_s: int = 60,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_id = base_id
@@ -137,7 +150,7 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
         """What correlated noise remembers of the rounds so far. secret."""
         self.optimizer_state: State = {}
         """What the server's optimizer remembers of the rounds so far."""
-        self.wait_s = wait_s
+        self.wait_s, self.reconnect_s = wait_s, reconnect_s
         self.report: RoundReport | None = None
         """Report of the round that was aggregated last."""
         self._noise = noise
@@ -195,8 +208,11 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
         """
         self._theta = arrays["theta"].numpy()
         self._source = self._noise(round)
-        connected = self._connected(grid)
-        self._asked = self.sample(connected, round) if again is None else list(again)
+        if again is None:
+            self._asked = self.sample(self._connected(grid), round)
+        else:
+            self._await(grid, set(again))
+            self._asked = list(again)
         self._charge(round)
         return self._asked
 
@@ -272,6 +288,13 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
             f"{len(nodes)} nodes are connected after {self.wait_s} s, a round needs "
             f"{self.min_nodes}; start more devices, or lower cohort or min_nodes"
         )
+
+    def _await(self, grid: Grid, nodes: set[int]) -> None:
+        """Give nodes time to find the server again; who does not come is asked in vain."""
+        for _ in range(self.reconnect_s):
+            if nodes <= set(grid.get_node_ids()):
+                return
+            self._sleep(1.0)
 
     def _messages(
         self, round: int, theta: Array, nodes: Sequence[int], message_type: str

@@ -15,6 +15,13 @@ LocavoreError
 │   ├── WireError            something not on the allow-list was about to leave
 │   └── SecAggError          a message that would weaken a secure sum, or a sum that failed
 ├── FederationError          a federation cannot start, go on or resume
+│   ├── AdmissionError       a device is not let in, or an invitation does not hold
+│   └── RevokedError         a federation lets this device in no more
+├── DistributionError        packages cannot be published or fetched
+│   ├── RepositoryError      a repository cannot be made, signed or published
+│   ├── UntrustedError       a repository's metadata is forged, old, expired or mixed
+│   ├── DownloadError        a repository cannot be reached, or sends too little or too much
+│   └── SelfCheckError       a package failed its check on this device and was not installed
 ├── VaultError               the store of a person's records cannot be used
 │   ├── UnlockError          wrong passphrase or key, or a changed header
 │   ├── VaultBusyError       another process writes to it
@@ -24,9 +31,12 @@ LocavoreError
 
 __all__ = [
     "AdapterError",
+    "AdmissionError",
     "BadInputError",
     "ConsentError",
     "ContextLengthError",
+    "DistributionError",
+    "DownloadError",
     "ExportMismatchError",
     "FederationError",
     "IntegrityError",
@@ -35,11 +45,15 @@ __all__ = [
     "PackageError",
     "PackageNotFoundError",
     "PrivacyError",
+    "RepositoryError",
+    "RevokedError",
     "SecAggError",
+    "SelfCheckError",
     "TamperError",
     "TooLittleDataError",
     "TrainingError",
     "UnlockError",
+    "UntrustedError",
     "VaultBusyError",
     "VaultError",
     "WireError",
@@ -118,6 +132,36 @@ class FederationError(LocavoreError):
     """A federation cannot start, go on or resume."""
 
     exit_code = 7
+
+
+class AdmissionError(FederationError):
+    """A device is not let in, or an invitation does not hold."""
+
+
+class RevokedError(FederationError):
+    """A federation lets this device in no more."""
+
+
+class DistributionError(LocavoreError):
+    """Packages cannot be published or fetched."""
+
+    exit_code = 10
+
+
+class RepositoryError(DistributionError):
+    """A repository cannot be made, signed or published."""
+
+
+class UntrustedError(DistributionError):
+    """A repository's metadata is forged, older than known, expired, or does not fit together."""
+
+
+class DownloadError(DistributionError):
+    """A repository cannot be reached, is too slow, or sends too little or too much."""
+
+
+class SelfCheckError(DistributionError):
+    """A package failed its check on this device, and the one before it stays in use."""
 
 
 class VaultError(LocavoreError):

@@ -107,11 +107,16 @@ class Manifest:
 
 
 class Package:
-    """A verified package on disk. Make one with :func:`open_package`."""
+    """A verified package on disk. Make one with :func:`open_package`.
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    Args:
+        publisher: the trusted key (32 bytes) that signed it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, publisher: bytes = b"") -> None:
         self.folder = folder
         self.manifest = manifest
+        self.publisher = publisher
 
     @property
     def base_id(self) -> str:
@@ -192,14 +197,15 @@ def open_package(folder: Path, *, trusted: Iterable[bytes]) -> Package:
     if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
         raise IntegrityError(f"{folder / MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     raw = (folder / MANIFEST).read_bytes()
-    _verify_signature(folder, raw, list(trusted))
+    publisher = _verify_signature(folder, raw, list(trusted))
     manifest = Manifest.from_json(raw)
     for name, entry in manifest.files.items():
         _verify_file(folder, name, entry)
-    return Package(folder, manifest)
+    return Package(folder, manifest, publisher)
 
 
-def _verify_signature(folder: Path, raw: bytes, trusted: list[bytes]) -> None:
+def _verify_signature(folder: Path, raw: bytes, trusted: list[bytes]) -> bytes:
+    """The trusted key that signed."""
     path = folder / SIGNATURE
     signature = path.read_bytes() if path.is_file() else b""
     if signature[:1] != _SIGNATURE_VERSION:
@@ -207,7 +213,7 @@ def _verify_signature(folder: Path, raw: bytes, trusted: list[bytes]) -> None:
     for public in trusted:
         try:
             Ed25519PublicKey.from_public_bytes(public).verify(signature[1:], _DOMAIN + raw)
-            return
+            return public
         except InvalidSignature:
             continue
     raise IntegrityError(

@@ -83,7 +83,7 @@ _UPDATE: _Rows = {
 _ANSWER = {"round": "count", "plan": "digest"}
 _HIDDEN: Mapping[str, _Rows] = {
     "advertise down": {
-        "config": {**_BROADCAST["config"], "nonce": "bytes 16"},
+        "config": {**_BROADCAST["config"], "nonce": "bytes 16", "roster": "digest"},
         "arrays": _BROADCAST["arrays"],
     },
     "advertise up": {"config": {**_ANSWER, "keys": "bytes 160"}},
@@ -125,6 +125,7 @@ class Broadcast:
         plan: SHA-256 (hex) of the public training plan.
         base: identity of the base model's weights.
         nonce: of a secure sum, 16 bytes; empty where updates travel by themselves.
+        roster: SHA-256 (hex) of who may take part in that sum.
         up: length of the vector that answers it; as long as ``theta`` when not given.
     """
 
@@ -133,6 +134,7 @@ class Broadcast:
     plan: str
     base: str
     nonce: bytes = b""
+    roster: str = ""
     up: int | None = None
 
     @property
@@ -150,7 +152,7 @@ class Broadcast:
             "base": self.base,
         }
         if self.nonce:
-            config["nonce"] = self.nonce
+            config |= {"nonce": self.nonce, "roster": self.roster}
         return {"arrays": {"theta": self.theta}, "config": config}
 
 
@@ -164,8 +166,9 @@ def check_incoming(records: Records, *, phase: Phase) -> Broadcast:
     _check(records, f"{phase} down", dim if isinstance(dim, int) else 0)
     config = cast(Mapping[str, Any], records["config"])
     theta = cast(Array, records["arrays"]["theta"])
-    nonce = config.get("nonce", b"")
-    return Broadcast(theta, config["round"], config["plan"], config["base"], nonce, config["up"])
+    nonce, roster = config.get("nonce", b""), config.get("roster", "")
+    said = (config["round"], config["plan"], config["base"])
+    return Broadcast(theta, *said, nonce, roster, config["up"])
 
 
 def check_step(records: Records, *, phase: Phase) -> Mapping[str, Any]:

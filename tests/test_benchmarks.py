@@ -175,6 +175,13 @@ def test_the_vaults_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(json.loads(printed.splitlines()[-1])["ratios"]) >= {"write", "read"}
 
 
+def test_the_distributions_benchmark_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
+    assert main(["distribution", "--quick"]) == 0
+    ratios = json.loads(capsys.readouterr().out.splitlines()[-1])["ratios"]
+    assert ratios["bytes of a patch / of the whole"] <= 0.05
+
+
 def test_forgetting_on_a_base(installed: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="needs the extra 'train'")
     assert main(["forgetting", "--quick", "--base", installed]) == 0

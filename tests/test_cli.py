@@ -36,7 +36,16 @@ def test_the_version_is_the_installed_one() -> None:
         ("generate",),
         ("base",),
         ("base", "build"),
+        ("base", "fetch"),
         ("base", "list"),
+        ("repo",),
+        *(
+            ("repo", name)
+            for name in (
+                *("key", "init", "add", "withdraw", "sign", "rotate", "publish", "refresh"),
+                *("tidy", "show", "serve"),
+            )
+        ),
         ("device",),
         *(
             ("device", name)

@@ -27,6 +27,7 @@ def modules() -> list[str]:
     "name",
     [
         "locavore.client",
+        "locavore.client.distribution",
         "locavore.shared.causal_graph",
         "locavore.shared.forms",
         "locavore.shared.twin",

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...shared.contexts import Context
 from ...shared.errors import BadInputError
@@ -23,10 +23,14 @@ from .keys import Unlock
 from .lineage import Cut, Lineage
 from .memory import MemoryFile
 
+if TYPE_CHECKING:
+    from ..membership import Membership
+
 __all__ = ["Vault"]
 
 _PART = 256 << 10  # bytes of a medium that are encrypted together
-_KEPT, _RETENTION, _WEIGHTS = "kept half", "retention", "weights"
+_KEPT, _MEMBERSHIP = "kept half", "membership"
+_RETENTION, _WEIGHTS = "retention", "weights"
 
 
 class Vault:
@@ -275,6 +279,30 @@ class Vault:
         """Keep learned weights."""
         with self.transaction() as batch:
             batch.put(Sort.SETTING, _WEIGHTS, json.dumps(dict(weights)).encode())
+
+    # Federation
+
+    @property
+    def membership(self) -> Membership:
+        """Of a federation. Raises ``BadInputError`` where this vault is no member of one."""
+        from ..membership import Membership
+
+        if not self.is_member:
+            raise BadInputError("this device is in no federation; see 'locavore device join'")
+        return Membership.from_json(self.entries.get(Sort.SETTING, _MEMBERSHIP).decode())
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this vault is a member of a federation."""
+        return self.entries.holds(Sort.SETTING, _MEMBERSHIP)
+
+    def keep_membership(self, membership: Membership | None) -> None:
+        """Keep a membership, in place of the one before; None: end it."""
+        with self.transaction() as batch:
+            if membership is not None:
+                batch.put(Sort.SETTING, _MEMBERSHIP, membership.to_json().encode())
+            elif self.is_member:
+                batch.delete(Sort.SETTING, _MEMBERSHIP)
 
     # Within
 

@@ -111,6 +111,16 @@ class Roster:
         """SHA-256 (hex) of the identities in order."""
         return hashlib.sha256(b"".join(sorted(self.identities))).hexdigest()
 
+    def named(self, digest: str) -> Roster:
+        """This roster, if that is its digest.
+
+        Raises:
+            SecAggError: it is another's.
+        """
+        if digest != self.digest:
+            raise SecAggError("the sum is of a roster that this device does not know")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:

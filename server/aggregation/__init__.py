@@ -2,7 +2,7 @@
 
 from .aggregation import Aggregation, Upload
 from .optimizers import OPTIMIZERS, ServerOptimizer
-from .policies import POLICIES, Policy, policy_named
+from .policies import POLICIES, Policy, averaging, policy_named
 from .refusals import require_possible
 from .robust import ROBUST, RobustMean
 
@@ -15,6 +15,7 @@ __all__ = [
     "RobustMean",
     "ServerOptimizer",
     "Upload",
+    "averaging",
     "policy_named",
     "require_possible",
 ]

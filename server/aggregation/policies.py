@@ -15,7 +15,7 @@ from ...shared.errors import BadInputError
 from ...shared.forms import Directions, FormName, SharedForm, Turns
 from .products import Combine, average_in_carried, fit_to_ranks, mean_and_residual
 
-__all__ = ["CARRIED", "POLICIES", "Policy", "policy_named"]
+__all__ = ["CARRIED", "POLICIES", "Policy", "averaging", "policy_named"]
 
 CARRIED = 16  # rank of a carried adapter where nothing else is said
 
@@ -209,3 +209,19 @@ def policy_named(name: str) -> Policy:
         names = ", ".join(map(repr, POLICIES))
         raise BadInputError(f"policy must be one of {names}, got {name!r}")
     return POLICIES[name]
+
+
+def averaging(form: SharedForm) -> Policy:
+    """The policy that averages the vectors of a form, all of them in every round.
+
+    Raises:
+        BadInputError: the form is trained in turns or carries an adapter.
+    """
+    for policy in POLICIES.values():
+        same = (policy.form, policy.turns) == (form.name, form.turns)
+        if policy.linear and same and not form.carried:
+            return policy
+    raise BadInputError(
+        f"no policy averages the form {form.name!r} with turns {form.turns!r} and rank "
+        f"{form.carried} carried; take one without"
+    )

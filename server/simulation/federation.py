@@ -25,12 +25,13 @@ from ...privacy.plan import PrivacyPlan, UserPlan
 from ...privacy.secagg.session import Roster
 from ...shared.adapters import Adapter, Array
 from ...shared.errors import FederationError
+from ...shared.files import write_whole
 from ...shared.forms import SharedForm
 from ...shared.packages import Package
 from ...shared.twin import fast_twin
 from ..aggregation import POLICIES, Aggregation
 from ..app import FederationConfig, make_server_app
-from ..checkpoint import latest, write_whole
+from ..checkpoint import latest
 from .cohort import TrainRound, TrainsTogether
 from .config import SimulationConfig
 from .grid import draw_ids, run_in_process
@@ -94,7 +95,7 @@ def train_shared(
     plan = config.plan if private else replace(config.plan, noise_multiplier=0.0)
     cohort = min(config.cohort or len(members), len(members))
     by_user = plan if isinstance(plan, UserPlan) else None
-    sums = _secure_sums(by_user, len(members), config)
+    roster, sums = _secure_sums(by_user, len(members), config)
     ids = draw_ids(len(members), config.seed)
     ranks = _ranks(config, len(members))
     smaller = {rank: form.limited(rank) for rank in set(ranks) if rank != form.rank}
@@ -134,7 +135,7 @@ def train_shared(
             plan=by_user,
             noise=partial(_noise, config.seed, _SERVER),
             ledger=_federation_ledger(checkpoints, plan) if by_user and private else None,
-            roster=sums[0].roster if sums else None,
+            roster=None if roster is None else lambda: roster,
         )
     )
     with _engine(devices, config, on_update) as train:
@@ -251,15 +252,19 @@ def _noise(seed: int, member: int, round: int) -> NoiseSource:
     return insecure_seeded_noise(seed, round * _STREAMS_PER_ROUND + member)
 
 
-def _secure_sums(plan: UserPlan | None, devices: int, config: SimulationConfig) -> list[SecureSums]:
-    """Every device's part in secure sums; none where the plan has no such sums."""
+def _secure_sums(
+    plan: UserPlan | None, devices: int, config: SimulationConfig
+) -> tuple[Roster | None, list[SecureSums]]:
+    """Who may take part in secure sums, and every device's part; none where the plan has none."""
     if plan is None or plan.makers is None:
-        return []
+        return None, []
     keys = [Ed25519PrivateKey.generate() for _ in range(devices)]
     roster = Roster(key.public_key().public_bytes_raw() for key in keys)
-    return [
-        SecureSums(plan, key, roster, noise=partial(_noise, config.seed, index), random=os.urandom)
-        for index, key in enumerate(keys)
+    return roster, [
+        SecureSums(
+            plan, key, roster.named, noise=partial(_noise, config.seed, i), random=os.urandom
+        )
+        for i, key in enumerate(keys)
     ]
 
 

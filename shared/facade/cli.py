@@ -19,12 +19,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .device_cli import device_app, opened
+from .device_cli import opened
+from .fetching import fetch_base
 from .home import bases_folder, find_base, installed_bases, signing_key
+from .member_cli import device_app
+from .repo_cli import repo_app
+from .serve_cli import federation_app, serve
 from .shared.errors import BadInputError, LocavoreError, MissingExtraError
 from .terminal import Clock, status
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "require"]
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_PRECISION = "int8"
@@ -40,6 +44,8 @@ app = typer.Typer(
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")
+app.add_typer(federation_app, name="federation")
+app.add_typer(repo_app, name="repo")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 Precision = Annotated[str, typer.Option(help="int8, int4, int8-dynamic or float32.")]
@@ -69,9 +75,33 @@ def base_build(
     console.print(f"built {built.name} in {built}", highlight=False, soft_wrap=True)
 
 
+@base_app.command("fetch")
+def base_fetch(
+    name: Annotated[str, typer.Argument(help="Name of the base in the repository.")],
+    repo: Annotated[str, typer.Option(help="The repository's address.")],
+    root: Annotated[
+        Path, typer.Option(help="The repository's root.json, from a source that you trust.")
+    ],
+    version: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="This one instead of the latest."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option(help="Try a version again that failed its check here.")
+    ] = False,
+) -> None:
+    """Fetch a base from a repository, or bring it up to date; only what changed is downloaded.
+
+    Every byte is verified before it is used, and the version before stays until the new one opens.
+    """
+    if not root.is_file():
+        raise BadInputError(f"there is no root {root}; ask the repository's operator for it")
+    fetch_base(name, repo, root.read_bytes(), version=version, again=again)
+
+
 @base_app.command("list")
 def base_list() -> None:
-    """List the bases that were built on this machine."""
+    """List the bases that were built on this machine, or fetched to it."""
     folders = installed_bases()
     if not folders:
         console.print(f"no bases in {bases_folder()}; build one with 'locavore base build'")
@@ -251,7 +281,7 @@ def simulate(
     Trains a shared adapter with differential privacy across devices, then a private adapter on
     each, and compares them with the bare base on writing that is later than all training.
     """
-    _require("simulate", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
+    require("simulate", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
     from .client.training.local import LocalTraining
     from .client.training.optimizers import Optimizer
     from .client.training.private import PrivateTraining
@@ -328,13 +358,16 @@ def simulate(
     console.print(f"\n{folder / 'report.html'}\n{folder / 'result.json'}", highlight=False)
 
 
+app.command()(serve)
+
+
 def _build(source: str, precision: str, public_text: Path | None, *, force: bool) -> Path:
     """Build a base unless it is there; return its folder."""
     name = Path(source).name.lower() if Path(source).exists() else source.split("/")[-1].lower()
     folder = bases_folder() / f"{name}-{precision}"
     if folder in installed_bases() and not force:
         return folder
-    _require("export", "gguf", "onnx", "onnxscript", "torch", "transformers")
+    require("export", "gguf", "onnx", "onnxscript", "torch", "transformers")
     from .export.build import BuildPlan, build_text_base
     from .export.sources import load_source
 
@@ -352,7 +385,7 @@ def _build_encoder(source: str, *, force: bool) -> None:
     if folder in installed_bases() and not force:
         console.print(f"built already: {folder}", highlight=False, soft_wrap=True)
         return
-    _require("export", "onnx", "onnxscript", "torch", "transformers")
+    require("export", "onnx", "onnxscript", "torch", "transformers")
     from .export.encoder import build_text_encoder, load_encoder
 
     with status(console, f"building text encoder {folder.name}") as say:
@@ -379,7 +412,8 @@ def _public_texts(folder: Path | None) -> tuple[str, ...]:
     )[:_DIRECTION_TEXTS]
 
 
-def _require(extra: str, *modules: str) -> None:
+def require(extra: str, *modules: str) -> None:
+    """Raise MissingExtraError, which names the extra, where a module is not installed."""
     from importlib.util import find_spec
 
     if any(find_spec(module) is None for module in modules):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .client import Certificate, Device
     from .shared.contexts import Consent
 
-__all__ = ["device_app", "opened"]
+__all__ = ["InKeyring", "KeyFile", "device_app", "opened", "say"]
 
 _VARIABLE = "LOCAVORE_PASSPHRASE"
 _SHOWN = 60  # characters of a record in a list
@@ -68,7 +68,7 @@ def init(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(os.urandom(32))
     Device.create(folder, **_unlocking(key_file, keyring, new=True)).close()  # type: ignore[arg-type]
-    _say(f"made an empty vault in {folder}; without its passphrase or key nobody can open it")
+    say(f"made an empty vault in {folder}; without its passphrase or key nobody can open it")
 
 
 @device_app.command("remember")
@@ -93,7 +93,7 @@ def remember(
         expires=None if days is None else datetime.now(UTC) + timedelta(days=days),
     )
     with opened(key_file, keyring) as device:
-        _say(f"remembered {device.remember(record)}")
+        say(f"remembered {device.remember(record)}")
 
 
 @device_app.command("import")
@@ -124,9 +124,9 @@ def import_(
             spinner.update(f"importing: {done.added} new, {done.known} known")
 
         done = import_records(device, read_source(path, how), show)
-    _say(f"{done.added} new, {done.known} known already, {skipped.total()} left out")
+    say(f"{done.added} new, {done.known} known already, {skipped.total()} left out")
     for why, count in skipped.most_common():
-        _say(f"  left out, {why}: {count}")
+        say(f"  left out, {why}: {count}")
 
 
 @device_app.command("list")
@@ -168,22 +168,22 @@ def show(record_id: str, key_file: KeyFile = None, keyring: InKeyring = False) -
             for place, link in enumerate(device.store.lineage.slices, 1)
             if record_id in link.records
         ]
-    _say(f"{kind_of(record)} of {record.time:%Y-%m-%d %H:%M}, may be used to: ", end="")
-    _say(_uses(record.consent) or "nothing")
-    _say(f"from {record.provenance.source} {record.provenance.uri}")
+    say(f"{kind_of(record)} of {record.time:%Y-%m-%d %H:%M}, may be used to: ", end="")
+    say(_uses(record.consent) or "nothing")
+    say(f"from {record.provenance.source} {record.provenance.uri}")
     if record.expires is not None:
-        _say(f"is forgotten on {record.expires:%Y-%m-%d}")
+        say(f"is forgotten on {record.expires:%Y-%m-%d}")
     for medium in media_of(record):
-        _say(f"medium of {len(medium)} bytes")
+        say(f"medium of {len(medium)} bytes")
     for place in trained:
-        _say(f"trained slice {place} of the private adapter")
+        say(f"trained slice {place} of the private adapter")
     for use in uses:
         rounds = ", ".join(map(str, use.rounds))
-        _say(
+        say(
             f"could be used in rounds {rounds} of {use.purpose!r}: ε = {use.epsilon:.3g} a "
             f"{use.unit} at δ = {use.delta:g}"
         )
-    _say(f"\n{record.text}")
+    say(f"\n{record.text}")
 
 
 @device_app.command("recall")
@@ -211,10 +211,10 @@ def recall(
     for hit in hits:
         why = ", ".join(f"{name} #{rank}" for name, rank in hit.why.items())
         came = f"{hit.record.provenance.source} {hit.record.provenance.uri}".strip()
-        _say(f"{hit.record.id}  {hit.record.time:%Y-%m-%d}  {came}  ({why})")
-        _say(f"  {' '.join(hit.text.split())}\n")
+        say(f"{hit.record.id}  {hit.record.time:%Y-%m-%d}  {came}  ({why})")
+        say(f"  {' '.join(hit.text.split())}\n")
     if not hits:
-        _say("nothing that may be retrieved has a word of it")
+        say("nothing that may be retrieved has a word of it")
 
 
 @device_app.command("forget")
@@ -266,7 +266,7 @@ def learn(
         slices = len(device.store.lineage.slices)
         private = device.private
     name = "none" if private is None else private.digest[:12]
-    _say(f"learned {count} records; private adapter {name}, {slices} slices")
+    say(f"learned {count} records; private adapter {name}, {slices} slices")
 
 
 @device_app.command("export")
@@ -274,7 +274,7 @@ def export(path: Path, key_file: KeyFile = None, keyring: InKeyring = False) -> 
     """Write everything, decrypted, into a zip of plain files."""
     with opened(key_file, keyring) as device:
         count = device.export(path)
-    _say(f"{count} records in {path}, readable by everybody who has the file")
+    say(f"{count} records in {path}, readable by everybody who has the file")
 
 
 @device_app.command("rekey")
@@ -292,7 +292,7 @@ def rekey(
         assert isinstance(device.store.entries, SealedFile)
         given = _unlocking(new_key_file, new_keyring, new=True, variable="LOCAVORE_NEW_PASSPHRASE")
         device.store.entries.rekey(unlocking(**given))  # type: ignore[arg-type]
-    _say("the vault has a new key; the old one opens nothing any more")
+    say("the vault has a new key; the old one opens nothing any more")
 
 
 @device_app.command("check")
@@ -312,7 +312,7 @@ def check(
         records = sum(1 for _ in device.store)  # with their media
         for said in device.store.certificates:
             said.verify()
-    _say(f"ok: {records} records, {count} entries in all, everything is what was written")
+    say(f"ok: {records} records, {count} entries in all, everything is what was written")
 
 
 @device_app.command("stats")
@@ -335,7 +335,7 @@ def stats(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
         uses = (sum(getattr(r.consent, use) for r in own) for use in _USES)
         table.add_row(kind, source, str(count), *map(str, uses))
     console.print(table)
-    _say(
+    say(
         f"{len(records)} records, {size / 1e6:.1f} MB in {vault_folder()}; {slices} slices of a "
         f"private adapter, {charges} charges in the ledger, {forgotten} records forgotten so far"
     )
@@ -356,11 +356,12 @@ def _consent(train: bool, federate: bool) -> Consent:
 
 def _print(said: Certificate) -> None:
     for sentence in said.sentences():
-        _say(sentence)
-    _say(f"signed by {said.key[:16]}…")
+        say(sentence)
+    say(f"signed by {said.key[:16]}…")
 
 
-def _say(text: str, end: str = "\n") -> None:
+def say(text: str, end: str = "\n") -> None:
+    """Print a sentence."""
     console.print(text, markup=False, highlight=False, soft_wrap=True, end=end)
 
 

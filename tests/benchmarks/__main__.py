@@ -10,6 +10,7 @@ from locavore.shared.errors import LocavoreError
 
 from . import (
     distributed_dp,
+    distribution,
     dp_correctness,
     dp_step,
     forgetting,
@@ -25,6 +26,7 @@ __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "distributed_dp": distributed_dp.run,
+    "distribution": distribution.run,
     "dp_correctness": dp_correctness.run,
     "dp_step": dp_step.run,
     "forgetting": forgetting.run,

@@ -47,7 +47,7 @@ class Summed:
         self.sums = SecureSums(
             plan,
             key,
-            roster,
+            roster.named,
             noise=lambda round: insecure_seeded_noise(place, round),
             random=repeatable("device", place),
         )
@@ -101,7 +101,7 @@ class Fleet:
             "seed": 7,
             "checkpoint_dir": folder,
             "wait_s": 0,
-            "roster": self.roster,
+            "roster": lambda: self.roster,
             "evaluate": False,
         }
         return FederationConfig(**(settings | changes))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from locavore.privacy.secagg.session import Roster
 from locavore.server.journal import Journal
 from locavore.server.replies import Replies
 from locavore.shared.errors import FederationError
@@ -22,10 +23,13 @@ def test_a_round_that_has_not_begun_knows_nothing(tmp_path: Path) -> None:
 
 def test_a_round_begins_once(tmp_path: Path) -> None:
     first = Journal.open(tmp_path, 4)
-    first.begin([7, 9, 2**63])
+    roster = Roster([bytes(32), bytes(range(32))])
+    first.begin([7, 9, 2**63], roster)
     again = Journal.open(tmp_path, 4)
     again.begin([1])
     assert (again.asked, again.nonce) == ((7, 9, 2**63), first.nonce)
+    assert again.roster is not None
+    assert again.roster.digest == roster.digest
     assert len(first.nonce) == 16
     assert Journal.open(tmp_path, 5).asked is None
 

@@ -20,6 +20,7 @@ from locavore.server.aggregation import (
     Policy,
     ServerOptimizer,
     Upload,
+    averaging,
     policy_named,
 )
 from locavore.shared.adapters import Array
@@ -378,6 +379,14 @@ def test_an_entry_for_the_clipping_norm_takes_the_plain_mean() -> None:
 def test_an_unknown_policy_is_named() -> None:
     with pytest.raises(BadInputError, match=r"policy must be one of 'core', .* got 'magic'"):
         policy_named("magic")
+
+
+def test_a_form_that_is_averaged_has_its_policy() -> None:
+    for name, policy in POLICIES.items():
+        if policy.linear:
+            assert averaging(over(name)).name == name
+    with pytest.raises(BadInputError, match="no policy averages the form 'lora'"):
+        averaging(over("fedex"))
 
 
 def test_the_documentation_has_the_same_table() -> None:

@@ -1,0 +1,1 @@
+../../shared/facade/fetching.py

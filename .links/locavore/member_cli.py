@@ -1,0 +1,1 @@
+../../shared/facade/member_cli.py

@@ -1,0 +1,1 @@
+../../shared/facade/repo_cli.py

@@ -1,0 +1,1 @@
+../../shared/facade/serve_cli.py

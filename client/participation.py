@@ -1,0 +1,129 @@
+"""A device in a deployed federation: its vault, its base and its membership, as one node.
+
+Needs the extras ``train`` and ``federate``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flwr.clientapp import ClientApp
+
+from ..privacy.ledger import Ledger
+from ..privacy.plan import UserPlan
+from ..privacy.secagg.session import Roster
+from ..shared.adapters import Array
+from ..shared.errors import AdapterError
+from ..shared.forms import Directions, SharedForm
+from ..shared.twin import fast_twin
+from .answers import Answers
+from .app import make_client_app
+from .device import Device
+from .federated import FederatedTextDevice
+from .node import EmbeddedNode, NodeConfig
+from .secure_sum import SecureSums
+from .training.adapted import AdaptedTwin
+
+__all__ = ["Participation"]
+
+_SLACK = 1.001  # of a budget: sums of floats are not to refuse the last round
+
+
+@dataclass(kw_only=True)
+class Participation:
+    """A device that takes part.
+
+    Args:
+        device: with its base, and a vault that is a member.
+        memory_budget: bytes, or like ``600MB``, that a training pass may take beyond the base.
+        on_round: called with a round's number when its shared adapter is in the vault.
+
+    Raises:
+        BadInputError: the vault is no member.
+        AdapterError: the federation trains another base than the device's.
+    """
+
+    device: Device
+    memory_budget: int | str | None = None
+    on_round: Callable[[int], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.membership = self.device.store.membership
+        terms = self.membership.terms
+        package = self.device.model.package
+        if package.base_id != terms.base_id:
+            raise AdapterError(
+                f"{terms.name!r} trains {terms.base_id}, this device has {package.base_id}; "
+                "fetch that base"
+            )
+        directions = Directions.load(package.path("directions.safetensors"))
+        self.form = SharedForm(terms.form, package.base_id, directions.limited(terms.rank))
+        self.federated = FederatedTextDevice(
+            device=self.device,
+            twin=AdaptedTwin(fast_twin(package), package.base_id),
+            form=self.form,
+            plan=terms.plan,
+            memory_budget=self.memory_budget,
+            evaluate=self._keep,
+            ledger=self._ledger(),
+            sums=self._sums(),
+        )
+
+    def app(self) -> ClientApp:
+        """The Flower app that answers for this device."""
+        return make_client_app(lambda _: self.federated, Answers())
+
+    def node(
+        self,
+        *,
+        gates: Mapping[str, Callable[[], bool]] | None = None,
+        app: ClientApp | None = None,
+        **behaviour: float,
+    ) -> EmbeddedNode:
+        """The node that connects this device; run it, and stop it from another thread.
+
+        Args:
+            gates: by name: what must be true for the device to take part.
+            app: answers instead of :meth:`app`.
+            behaviour: fields of :class:`~locavore.client.node.NodeConfig` other than the app's id.
+        """
+        member = self.membership
+        return EmbeddedNode(
+            app or self.app(),
+            member.address,
+            member.flower_key,
+            NodeConfig(app_id=member.terms.app_id, **behaviour),  # type: ignore[arg-type]
+            certificates=member.certificates,
+            node_id=member.node_id,
+            gates=gates,
+        )
+
+    def _keep(self, theta: Array, round: int) -> None:
+        """The new shared adapter goes into the vault, and is used from now on."""
+        adapter = self.federated.adapter(theta)
+        with self.device.store.transaction():
+            self.device.store.lineage.keep_shared(adapter)
+        self.device.shared = adapter
+        self.on_round(round)
+
+    def _ledger(self) -> Ledger:
+        """In the vault, with what was agreed to as its budget."""
+        plan, member = self.membership.terms.plan, self.membership
+        budgets = {plan.unit: _SLACK * member.budget} if plan.private else {}
+        return Ledger(self.device.store.journal, delta=plan.delta, budgets=budgets)
+
+    def _sums(self) -> SecureSums | None:
+        plan = self.membership.terms.plan
+        if not isinstance(plan, UserPlan) or plan.makers is None:
+            return None
+        key = self.membership.identity_key
+        return SecureSums(plan, key, self._roster, random=os.urandom)
+
+    def _roster(self, digest: str) -> Roster:
+        """The roster of a digest; what was seen of it goes into the vault first."""
+        roster, member = self.membership.roster(digest)
+        self.device.store.keep_membership(member)
+        self.membership = member
+        return roster

@@ -1,0 +1,1 @@
+"""Private federated adapters on authors' writing, as a Flower app."""
