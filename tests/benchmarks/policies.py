@@ -61,7 +61,7 @@ TUNING = 100  # the seed on which learning rates are chosen
 
 RECOMMENDED: Mapping[str, str] = {
     "no DP": "fedex",
-    "records": "core",
+    "records": "fedit",
     "users, few": "core",
     "users, many": "core",
 }
