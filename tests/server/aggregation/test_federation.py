@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,10 @@ def test_a_plain_core_is_the_mean_of_the_devices_updates(tmp_path: Path) -> None
     assert result(tmp_path).theta.tobytes() == theta.tobytes()
 
 
+def _given(roster: Roster) -> Roster:
+    return roster
+
+
 def lengths(messages: list[tuple[Message, Direction]]) -> dict[str, set[tuple[int, int]]]:
     """By node: the announced length of the answer, and the length of the answer."""
     found: dict[str, set[tuple[int, int]]] = {"down": set(), "up": set()}
@@ -247,7 +252,7 @@ def test_a_secure_sum_gives_what_the_plain_sum_gives(name: str, kind: str, tmp_p
                 plan=plan,
                 plan_digest=plan.digest,
                 rounds=2,
-                roster=(lambda: roster) if plan.makers else None,
+                roster=partial(_given, roster) if plan.makers else None,
             ),
             devices,
         )
