@@ -32,7 +32,8 @@ _DAY_S = 86400.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS token (hash BLOB PRIMARY KEY, expires REAL NOT NULL, used REAL);
 CREATE TABLE IF NOT EXISTS device (
-    identity BLOB PRIMARY KEY, node INTEGER NOT NULL, admitted REAL NOT NULL, revoked REAL
+    identity BLOB PRIMARY KEY, node INTEGER NOT NULL, node_key BLOB NOT NULL,
+    admitted REAL NOT NULL, revoked REAL
 );
 CREATE TABLE IF NOT EXISTS roster (version INTEGER PRIMARY KEY, digest TEXT, signed TEXT);
 """
@@ -107,7 +108,8 @@ class Admission:
             hashed = _hashed(request.token)
             database.execute("UPDATE token SET used = ? WHERE hash = ?", (now, hashed))
             packed = node - (1 << 64) if node >= 1 << 63 else node
-            database.execute("INSERT INTO device VALUES (?, ?, ?, NULL)", (identity, packed, now))
+            row = (identity, packed, request.node_key.encode(), now)
+            database.execute("INSERT INTO device VALUES (?, ?, ?, ?, NULL)", row)
             self._sign_roster(database)
         return node
 
@@ -151,9 +153,16 @@ class Admission:
         rows = self._database.execute("SELECT node, revoked IS NULL FROM device").fetchall()
         return {node & (1 << 64) - 1: bool(is_in) for node, is_in in rows}
 
+    def keys(self) -> dict[int, bytes]:
+        """The public key (PEM) of every node that is let in."""
+        rows = self._database.execute("SELECT node, node_key FROM device WHERE revoked IS NULL")
+        return {node & (1 << 64) - 1: key for node, key in rows.fetchall()}
+
     def devices(self) -> list[tuple[str, int, float, float | None]]:
         """Identity, node id, when it was let in, and when it was revoked."""
-        rows = self._database.execute("SELECT * FROM device ORDER BY admitted").fetchall()
+        rows = self._database.execute(
+            "SELECT identity, node, admitted, revoked FROM device ORDER BY admitted"
+        ).fetchall()
         return [(i.hex(), node & (1 << 64) - 1, since, until) for i, node, since, until in rows]
 
     def roster(self) -> Roster:

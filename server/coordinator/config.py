@@ -61,8 +61,8 @@ class CoordinatorConfig:
         base: the base's package: its name among the built ones, or a folder.
         plan: the privacy plan. A plan for users has its cohort in it.
         listen: where it is spoken to.
-        state: folder of everything that must survive: Flower's database, the register of devices,
-            checkpoints, keys and ledger.
+        state: folder of everything that must survive: the register of devices, checkpoints,
+            journals, keys and ledger.
         policy: what is shared and how it is averaged, one of
             :data:`~locavore.server.aggregation.POLICIES`.
         rank: public directions that the shared adapter uses per site.

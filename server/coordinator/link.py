@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,11 +23,10 @@ from flwr.common.constant import (
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
-    Status,
     SubStatus,
 )
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -58,15 +56,15 @@ _HEARTBEAT_S = 10.0  # Flower declares a ServerApp dead that is silent for a min
 class Link:
     """The state of a SuperLink, and the two sides on which it is spoken to.
 
-    Args:
-        database: SQLite file, which outlives the process.
+    It lives in memory, which keeps a hundred nodes' polls off a database. What must survive is not
+    here: devices are in the register, rounds in checkpoints and journals, and a message that was
+    lost is sent again.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self) -> None:
         silence_flower()
-        database.parent.mkdir(parents=True, exist_ok=True)
         manager = NoOpFederationManager(simulation=False)
-        _, self._factory = get_objectstore_linkstate_factories(str(database), manager)
+        _, self._factory = get_objectstore_linkstate_factories(FLWR_IN_MEMORY_DB_NAME, manager)
         self.state = self._factory.state()
         self._run_id: int | None = None
 
@@ -87,17 +85,34 @@ class Link:
         app.include_router(fleet_router)
         return app
 
-    def admit(self, public_key: bytes) -> int:
+    def admit(self, public_key: bytes, node: int | None = None) -> int:
         """Register a node by its EC public key (PEM); returns its id.
 
+        Args:
+            public_key: of the node.
+            node: the id that it had in another process; a new one is drawn when not given.
+
         Raises:
-            FederationError: the key is registered already.
+            FederationError: the key or the id is registered already.
         """
-        try:
-            node: int = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0)
-        except ValueError as error:
-            raise FederationError(f"the node's key cannot be registered: {error}") from None
-        return node
+        state = self.state
+        with state.lock:
+            if node in state.nodes:
+                raise FederationError(f"node {node} is registered already")
+            try:
+                drawn: int = state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0)
+            except ValueError as error:
+                raise FederationError(f"the node's key cannot be registered: {error}") from None
+            if node is None:
+                return drawn
+            info = state.nodes.pop(drawn)
+            info.node_id = node
+            state.nodes[node] = info
+            state.node_public_key_to_node_id[public_key] = node
+            owned = state.owner_to_node_ids[NOOP_FLWR_AID]
+            owned.remove(drawn)
+            owned.add(node)
+            return node
 
     def revoke(self, node: int) -> None:
         """Let a node in no more; nothing where it is not registered."""
@@ -108,12 +123,6 @@ class Link:
     def online(self) -> int:
         """Number of nodes that are connected."""
         return len(self.state.get_node_info(statuses=[NodeStatus.ONLINE]))
-
-    def keep_only(self, nodes: Mapping[int, bool]) -> None:
-        """Revoke every registered node that is not among these, or not let in any more."""
-        for known in self.state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
-            if not nodes.get(known.node_id, False):
-                self.revoke(known.node_id)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes from devices and bytes to them, in the run that is under way."""
@@ -135,11 +144,8 @@ class Link:
 
     @contextmanager
     def _running(self, app_id: str) -> Iterator[Run]:
-        """A run that Flower takes for running; what earlier processes left is ended."""
+        """A run that Flower takes for running."""
         state = self.state
-        for before in state.get_run_info(flwr_aids=[NOOP_FLWR_AID]):
-            if before.status.status != Status.FINISHED:
-                state.stop_run(before.run_id)
         run_id = state.create_run(
             app_id, "1", "", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )

@@ -1,7 +1,7 @@
 """Runs a coordinator: the link for devices, the ServerApp, and the operator's page.
 
 Killed at any point, it goes on where it was when it is started again: rounds from their checkpoint
-and journal, devices from the register, Flower's nodes from its database.
+and journal, devices from the register.
 """
 
 from __future__ import annotations
@@ -133,8 +133,9 @@ class Coordinator:
     @contextmanager
     def serving(self) -> Iterator[tuple[Ports, Status, Link]]:
         """Listen to devices and operators within the block."""
-        link = Link(self.config.state / "flower.db")
-        link.keep_only(self.admission.nodes())
+        link = Link()
+        for node, public_key in self.admission.keys().items():
+            link.admit(public_key, node)
         routes = [*admission_routes(self.terms, self.admission, link)]
         if self.config.repository is not None:
             routes.append(Mount(REPOSITORY_PREFIX, repository_app(self.config.repository)))
@@ -222,7 +223,9 @@ class Coordinator:
     def _reconcile(self, link: Link, over: threading.Event) -> None:
         """Revocations by other processes take effect."""
         while not over.wait(_RECONCILE_S):
-            link.keep_only(self.admission.nodes())
+            for node, is_in in self.admission.nodes().items():
+                if not is_in:
+                    link.revoke(node)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from toy_federation import Watch, federation  # type: ignore[import-not-found]
 def main(folder: Path, nodes: int, rounds: int, kind: str) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     make_certificates(folder / "tls")
-    link = Link(folder / "flower.db")
+    link = Link()
     keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(nodes)]
     ids = [link.admit(public_key_to_bytes(key.public_key())) for key in keys]
     how = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

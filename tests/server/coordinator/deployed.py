@@ -69,7 +69,7 @@ class Deployed:
 
     def __init__(self, fleet: Fleet, folder: Path) -> None:
         self.fleet, self.folder = fleet, folder
-        self.link = Link(folder / "flower.db")
+        self.link = Link()
         self.keys = [ec.generate_private_key(ec.SECP384R1()) for _ in fleet.devices]
         self.node_ids = [self.link.admit(public_key_to_bytes(k.public_key())) for k in self.keys]
 
@@ -90,6 +90,12 @@ class Deployed:
             insecure=True,
             **options,
         )
+
+    def restart(self) -> None:
+        """Another link, as another process would make it from the register."""
+        self.link = Link()
+        for key, node in zip(self.keys, self.node_ids, strict=True):
+            self.link.admit(public_key_to_bytes(key.public_key()), node)
 
     @contextmanager
     def nodes(self, port: int, **changes: Any) -> Iterator[list[EmbeddedNode]]:

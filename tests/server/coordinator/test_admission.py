@@ -181,6 +181,7 @@ def test_the_register_is_there_after_a_restart(desk: Desk, tmp_path: Path) -> No
     request, node = desk.enrol()
     again = Admission(tmp_path / "a" / "admission.db", desk.key, TERMS, desk.clock)
     assert again.nodes() == {node: True}
+    assert again.keys() == {node: request.node_key.encode()}
     assert [row[0] for row in again.devices()] == [request.identity]
     again.close()
 

@@ -145,7 +145,7 @@ def test_who_is_revoked_takes_no_further_part(tmp_path: Path) -> None:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         settle(lambda: deployed.link.online() == 1)
-        deployed.link.keep_only({deployed.node_ids[0]: False})
+        deployed.link.revoke(deployed.node_ids[0])
         thread.join(10)
         assert ended
     assert deployed.link.online() == 0
@@ -159,7 +159,7 @@ def test_a_node_cannot_speak_for_another(tmp_path: Path) -> None:
 
 
 def test_nobody_registers_over_the_network(tmp_path: Path) -> None:
-    link = Link(tmp_path / "flower.db")
+    link = Link()
     with serving(link.fleet()) as port:
         said = {"content-type": "application/protobuf"}
         for path in ("/v1/control/start-run", "/v1/runtime/push-messages", "/docs", "/health"):
@@ -171,11 +171,17 @@ def test_nobody_registers_over_the_network(tmp_path: Path) -> None:
 
 
 def test_a_key_is_registered_once(tmp_path: Path) -> None:
-    link = Link(tmp_path / "flower.db")
+    link = Link()
     public = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
     link.admit(public)
     with pytest.raises(FederationError, match="cannot be registered"):
         link.admit(public)
+    other = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    assert link.admit(other, 17) == 17
+    assert link.state.get_node_id_by_public_key(other) == 17
+    third = public_key_to_bytes(ec.generate_private_key(ec.SECP384R1()).public_key())
+    with pytest.raises(FederationError, match="node 17 is registered already"):
+        link.admit(third, 17)
 
 
 def test_a_closed_gate_keeps_a_device_out(tmp_path: Path) -> None:
@@ -204,14 +210,14 @@ def test_nodes_find_a_restarted_server_again(tmp_path: Path) -> None:
         settle(lambda: all(node.answered == 0 for node in nodes))
         with serving(deployed.link.fleet(), port):
             deployed.run()
-        deployed.link = Link(tmp_path / "flower.db")
+        deployed.restart()
         with serving(deployed.link.fleet(), port):
             deployed.run(rounds=2, resume=True)
     assert [report.averaged for report in fleet.reports] == [5, 5]
 
 
-def test_a_run_that_was_cut_off_is_ended_by_the_next(tmp_path: Path) -> None:
-    link = Link(tmp_path / "flower.db")
+def test_a_run_that_was_cut_off_is_over(tmp_path: Path) -> None:
+    link = Link()
     app = ServerApp()
     runs: list[int] = []
 

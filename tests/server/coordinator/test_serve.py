@@ -257,16 +257,6 @@ def test_devices_and_keys_survive_a_restart(tmp_path: Path, installed: str) -> N
         assert info[0].status == "registered"
 
 
-def test_a_node_that_the_register_does_not_know_is_let_in_no_more(
-    tmp_path: Path, installed: str
-) -> None:
-    with running_in(tmp_path) as running:
-        stray = running.link.admit(b"a key that was written before the power went")
-    with running_in(tmp_path) as running:
-        info = running.link.state.get_node_info(node_ids=[stray])
-        assert info[0].status == "unregistered"
-
-
 def test_a_port_that_is_taken_is_an_error_in_a_sentence(tmp_path: Path, installed: str) -> None:
     with running_in(tmp_path) as running:
         config = running.coordinator.config
