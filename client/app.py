@@ -107,10 +107,11 @@ def make_client_app(
 
     def reply(message: Message, context: Context, phase: Phase, work: Work) -> Message:
         """The answer that was given before, or that ``work`` makes."""
+        guarded = partial(_guarded, work)
         if answers is None:
-            return _reply(message, work())
+            return _reply(message, guarded())
         said = describe(message.content)
-        return _reply(message, answers.of(context.node_id, phase, said, work))
+        return _reply(message, answers.of(context.node_id, phase, said, guarded))
 
     def train(message: Message, context: Context) -> Message:
         order, device = _accept(message, context, devices, "train")
@@ -208,6 +209,25 @@ def _train(device: FederatedDevice, order: Broadcast) -> Records:
     }
     up = order.answered_by
     check_outgoing(records, phase="train", dim=up, plan=order.plan, round=order.round)
+    return records
+
+
+def _guarded(work: Work) -> Records:
+    """Do work of the protocol, whose own errors hold nothing personal; seal all others."""
+    refusal: LocavoreError | None = None
+
+    def kept() -> Records | None:
+        nonlocal refusal
+        try:
+            return work()
+        except LocavoreError as error:
+            refusal = error
+            return None
+
+    records = _sealed(kept)
+    if records is None:
+        assert refusal is not None
+        raise refusal
     return records
 
 

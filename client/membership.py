@@ -84,6 +84,7 @@ class Membership:
         node_id: as the server knows the node.
         budget: ε that may be spent, as agreed to.
         roster_version: the newest roster that was seen.
+        last_round: of which the shared adapter is in the vault.
     """
 
     url: str
@@ -94,6 +95,7 @@ class Membership:
     node_id: int
     budget: float
     roster_version: int = 0
+    last_round: int = 0
 
     @property
     def identity_key(self) -> Ed25519PrivateKey:
@@ -216,6 +218,8 @@ def _asked(
     url: str, certificates: str | None, method: str, path: str, body: object = None
 ) -> httpx.Response:
     """An answer of the server."""
+    if not url.startswith("https://"):
+        raise BadInputError(f"a federation's server is spoken to over https://, got {url!r}")
     try:
         with secured(certificates) as client:
             response = client.request(

@@ -56,7 +56,13 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from ..shared.errors import BadInputError, PrivacyError, RevokedError, WireError
+from ..shared.errors import (
+    BadInputError,
+    LocavoreError,
+    PrivacyError,
+    RevokedError,
+    WireError,
+)
 from ..shared.wire import MESSAGE_TYPES, silence_flower
 from .secured import secured
 
@@ -64,6 +70,7 @@ __all__ = ["EmbeddedNode", "NodeConfig"]
 
 _log = logging.getLogger("locavore.client")
 _ENVELOPE_BYTES = 1 << 16  # that protobuf puts around a message's parts
+_FAILURES = (httpx.HTTPError, WireError, ValueError, IndexError)  # also no answer of Flower's
 _OBJECT_TRIES = 5  # for a part that its sender has not laid out yet
 
 
@@ -106,6 +113,15 @@ class NodeConfig:
             problems.append("app_id must name the app that the node answers")
         if problems:
             raise BadInputError("; ".join(problems))
+
+
+@dataclass
+class _Pending:
+    """A message that was handed out and is not answered yet."""
+
+    head: Message
+    tree: ObjectTree
+    reply: Message | None = None
 
 
 class EmbeddedNode:
@@ -154,6 +170,7 @@ class EmbeddedNode:
         self._wait = wait or self._stopped.wait
         self._contexts: dict[int, Context] = {}
         self._connected = False
+        self._pending: _Pending | None = None
         self._fleet = FleetHttpClient(
             f"{'http' if insecure else 'https'}://{address}",
             interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
@@ -187,7 +204,7 @@ class EmbeddedNode:
                     wait_s = self.config.first_wait_s
                     busy = time.monotonic() - active < self.config.linger_s
                     self._wait(self.config.busy_poll_s if busy else self.config.idle_poll_s)
-                except (httpx.HTTPError, WireError) as error:
+                except _FAILURES as error:
                     self._connected = False
                     _require_admitted(error)
                     _log.info("no connection (%s); trying again in %.0f s", error, wait_s)
@@ -201,26 +218,38 @@ class EmbeddedNode:
 
     def _open(self) -> bool:
         """Whether all gates are open."""
-        closed = next((name for name, is_open in self._gates.items() if not is_open()), None)
+        closed = next((name for name, gate in self._gates.items() if not _is_open(gate)), None)
         if closed != self.closed_by:
             _log.info("gates are %s", "open" if closed is None else f"closed: {closed}")
         self.closed_by = closed
+        if closed is not None and self._connected:
+            self._leave()
         return closed is None
 
     def _turn(self) -> bool:
-        """Answer one message, if there is one."""
+        """Answer one message, if there is one.
+
+        Flower hands a message out once: where the connection fails before it is answered, it is
+        kept and gone on with.
+        """
         node = self._node()
-        response = self._fleet.PullMessages(PullMessagesRequest(node=node))
-        if not response.messages_list:
-            return False
-        head = message_from_proto(response.messages_list[0])
+        if self._pending is None:
+            response = self._fleet.PullMessages(PullMessagesRequest(node=node))
+            if not response.messages_list:
+                return False
+            head = message_from_proto(response.messages_list[0])
+            self._pending = _Pending(head, response.message_object_trees[0])
+        head = self._pending.head
         try:
-            self._push(node, self._answer(node, head, response.message_object_trees[0]))
+            if self._pending.reply is None:
+                self._pending.reply = self._answer(node, head, self._pending.tree)
+            self._push(node, self._pending.reply)
             self.answered += 1
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.FORBIDDEN:
                 raise
             _log.info("run %d is over: nothing is answered in it", head.metadata.run_id)
+        self._pending = None
         return True
 
     def _node(self) -> Node:
@@ -250,7 +279,8 @@ class EmbeddedNode:
         except httpx.HTTPError:
             raise
         except Exception as error:
-            reason = f"{type(error)}:<'{error}'>"
+            said = str(error) if isinstance(error, LocavoreError) else "see the device's own log"
+            reason = f"{type(error)}:<'{said}'>"
             _log.warning("refused a message of run %d: %s", run_id, error)
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=head)
 
@@ -293,6 +323,8 @@ class EmbeddedNode:
             )
         )
         message: Message = inflate_object_from_contents(tree.object_id, contents)
+        if message.metadata.message_type not in MESSAGE_TYPES.values():
+            raise WireError("the message is of another type than its head says")
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
@@ -335,7 +367,7 @@ class EmbeddedNode:
             if self._connected and self.node_id is not None and self.closed_by is None:
                 try:
                     self._sign_of_life(self.node_id)
-                except httpx.HTTPError as error:
+                except _FAILURES as error:
                     _log.info("no sign of life could be given: %s", error)
 
     def _sign_of_life(self, node_id: int) -> None:
@@ -348,10 +380,20 @@ class EmbeddedNode:
     def _leave(self) -> None:
         """Tell the server that the node is gone for now; it finds out by itself otherwise."""
         if self._connected and self.node_id is not None:
+            self._connected = False
             try:
                 self._fleet.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
-            except httpx.HTTPError as error:
+            except _FAILURES as error:
                 _log.info("the server could not be told that this node goes: %s", error)
+
+
+def _is_open(gate: Callable[[], bool]) -> bool:
+    """A gate that cannot tell is closed."""
+    try:
+        return gate()
+    except Exception as error:
+        _log.warning("a gate cannot tell whether it is open: %s", error)
+        return False
 
 
 def _require_admitted(error: Exception) -> None:

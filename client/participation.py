@@ -7,28 +7,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.clientapp import ClientApp
 
 from ..privacy.ledger import Ledger
 from ..privacy.plan import UserPlan
 from ..privacy.secagg.session import Roster
+from ..privacy.terms import Terms
 from ..shared.adapters import Array
-from ..shared.errors import AdapterError
+from ..shared.errors import AdapterError, FederationError, TooLittleDataError
 from ..shared.forms import Directions
 from ..shared.twin import fast_twin
 from .answers import Answers
 from .app import make_client_app
 from .device import Device
-from .federated import FederatedTextDevice
+from .federated import FederatedTextDevice, records_needed
 from .node import EmbeddedNode, NodeConfig
 from .secure_sum import SecureSums
 from .training.adapted import AdaptedTwin
 
-__all__ = ["Participation"]
+__all__ = ["Participation", "agreed_budget"]
 
-_SLACK = 1.001  # of a budget: sums of floats are not to refuse the last round
+_REPEATED = 1.25  # of a plan's ε: rounds that a restart of this device makes it train again
+
+
+def agreed_budget(device: Device, terms: Terms) -> float:
+    """The ε to agree to: the plan's, a quarter more for rounds that are trained again after a
+    restart, and what was spent before.
+
+    Raises:
+        TooLittleDataError: fewer records may be federated than the plan needs.
+        PrivacyError: what was spent before does not compose with the plan.
+    """
+    plan, records = terms.plan, len(device.training_records("federate"))
+    if records < (needed := records_needed(plan)):
+        raise TooLittleDataError(
+            f"{records} records may be federated, {terms.name!r} needs {needed}; remember or "
+            "import more with '--federate' before you join"
+        )
+    spent = Ledger(device.store.journal, delta=plan.delta).epsilon(plan.unit)
+    return spent + _REPEATED * plan.epsilon(records)
 
 
 @dataclass(kw_only=True)
@@ -101,16 +120,23 @@ class Participation:
 
     def _keep(self, theta: Array, round: int) -> None:
         """The new shared adapter goes into the vault, and is used from now on."""
-        adapter = self.federated.adapter(theta)
-        with self.device.store.transaction():
-            self.device.store.lineage.keep_shared(adapter)
-        self.device.shared = adapter
+        last, rounds = self.membership.last_round, self.membership.terms.plan.rounds
+        if not last <= round <= rounds:
+            raise FederationError(
+                f"the adapter of round {round} was sent, after round {last} of {rounds}: refused"
+            )
+        adapter, store = self.federated.adapter(theta), self.device.store
+        member = replace(self.membership, last_round=round)
+        with store.transaction():
+            store.lineage.keep_shared(adapter)
+            store.keep_membership(member)
+        self.membership, self.device.shared = member, adapter
         self.on_round(round)
 
     def _ledger(self) -> Ledger:
         """In the vault, with what was agreed to as its budget."""
         plan, member = self.membership.terms.plan, self.membership
-        budgets = {plan.unit: _SLACK * member.budget} if plan.private else {}
+        budgets = {plan.unit: member.budget} if plan.private else {}
         return Ledger(self.device.store.journal, delta=plan.delta, budgets=budgets)
 
     def _sums(self) -> SecureSums | None:

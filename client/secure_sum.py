@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ..privacy.distributed import WholeNumbers
@@ -126,9 +127,11 @@ class SecureSums:
         sealed = cut(said["sealed"], SEALED_BYTES)
         inbox = Inbox(indices(said["sharers"]), indices(said["senders"]), sealed)
         noise = self._noise(current.session.round)
-        words = current.numbers.encode(current.contribution, noise)
-        masked = current.device.mask(words, inbox)
-        del current.contribution
+        try:
+            words = current.numbers.encode(current.contribution, noise)
+            masked = current.device.mask(words, inbox)
+        finally:
+            current.contribution = np.zeros(0)
         return pack(masked, current.session.rules.bits)
 
 

@@ -23,10 +23,11 @@ from .clipping import AdaptiveClip
 from .ledger import Charge, Unit
 from .matrix import Correlation, Participation
 from .noise import Doubles, NoiseSource, length
-from .secagg.session import SecureSum
+from .secagg.session import FEWEST, SecureSum
 
 __all__ = ["PrivacyPlan", "RecordPlan", "Trust", "UserPlan"]
 
+_ROUNDING = 1.0001  # of a norm, in float32
 _LEAST_NOISE = 0.2  # below, ε runs into the hundreds and protects nobody
 
 Trust = Literal["local", "secure-aggregation", "central"]
@@ -337,6 +338,11 @@ class UserPlan(PrivacyPlan):
         return (self.fewest or self.cohort) if self.trust == "secure-aggregation" else None
 
     @property
+    def least_summed(self) -> int:
+        """Devices below which no sum is opened, under secure aggregation."""
+        return max(FEWEST, self.makers or 0)
+
+    @property
     def sampling_rate(self) -> float:
         """Probability with which a device is in a round, as far as it is claimed."""
         return 1.0 if self.population is None else min(1.0, self.cohort / self.population)
@@ -376,6 +382,24 @@ class UserPlan(PrivacyPlan):
         clipped = np.nan_to_num(change, posinf=0.0, neginf=0.0) * self.clip_factors(norm, entry)
         whole = np.concatenate([clipped, self.votes([norm], entry)])
         return self.add_noise(whole, noise, entry) if self.trust == "local" else whole
+
+    def bounded(
+        self, contribution: npt.NDArray[np.float32], entry: float
+    ) -> npt.NDArray[np.float32]:
+        """A contribution ``(width,)`` as :meth:`seal` would have let it out, whoever made it.
+
+        For a server that is trusted with single ones; honest ones come back as they are.
+        """
+        adapts = isinstance(self.clip, AdaptiveClip)
+        dim = len(contribution) - adapts
+        norm, most = length(contribution[:dim].astype(np.float64)), _ROUNDING * self.norm(entry)
+        bounded = contribution.copy()
+        if norm > most:
+            bounded[:dim] *= most / norm
+        if isinstance(self.clip, AdaptiveClip):
+            least = self.clip.rate * (self.clip.quantile - 1)
+            bounded[dim] = np.clip(bounded[dim], least, self.clip.rate * self.clip.quantile)
+        return bounded
 
     def units_of_noise(self, width: int, entry: float = 0.0) -> Doubles:
         """Standard deviation of the noise on every number of a sum, ``(width,)``; without noise

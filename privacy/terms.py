@@ -153,7 +153,12 @@ class Terms:
         plan = self.plan
         whom = {
             "local": "Nobody has to be trusted: what leaves this device is noised already.",
-            "secure-aggregation": "The server sees sums of many devices' updates, never one.",
+            "secure-aggregation": (
+                f"The server sees sums of {plan.least_summed} or more devices' updates, never one; "
+                "who lets devices in must be trusted not to invent them."
+                if isinstance(plan, UserPlan)
+                else ""
+            ),
             "central": "The server sees this device's update and must be trusted with it.",
         }[plan.trust]
         what = {

@@ -189,9 +189,9 @@ def make_server_app(
         strategy = _strategy(config)
         state = _starting_point(config)
         strategy.noise_state, strategy.optimizer_state = state.noise, state.optimizer
-        Journal.open(config.checkpoint_dir, state.round).delete()  # cut off before that was done
+        _journal(config, state.round).delete()  # cut off before that was done
         for number in range(state.round + 1, config.rounds + 1):
-            journal = Journal.open(config.checkpoint_dir, number)
+            journal = _journal(config, number)
             state = _train(config, strategy, grid, state, journal)
             state.save(config.checkpoint_dir, config.key)
             journal.delete()
@@ -221,11 +221,15 @@ def _strategy(config: FederationConfig) -> FederatedStrategy:
     )
 
 
+def _journal(config: FederationConfig, round: int) -> Journal:
+    return Journal.open(config.checkpoint_dir, round, config.plan_digest)
+
+
 def _starting_point(config: FederationConfig) -> Checkpoint:
     """Zero, or the newest checkpoint of this very federation."""
     found = latest(config.checkpoint_dir, config.key.public_key() if config.key else None)
     if found is None:
-        if not config.resume and Journal.open(config.checkpoint_dir, 1).asked is not None:
+        if not config.resume and _journal(config, 1).asked is not None:
             raise FederationError(
                 f"{config.checkpoint_dir} holds the beginning of round 1; set resume, or use an "
                 "empty folder"

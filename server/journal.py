@@ -42,6 +42,7 @@ class Journal:
     Args:
         folder: where it is kept.
         round: the round's number, from 1.
+        plan: digest of the plan under which it asks.
         asked: the nodes of its cohort; None where it has not begun.
         nonce: 16 bytes of its secure sum.
         roster: who could take part in that when it began.
@@ -49,26 +50,35 @@ class Journal:
 
     folder: Path
     round: int
+    plan: str = ""
     asked: tuple[int, ...] | None = None
     nonce: bytes = b""
     roster: Roster | None = None
 
     @classmethod
-    def open(cls, folder: Path, round: int) -> Journal:
+    def open(cls, folder: Path, round: int, plan: str = "") -> Journal:
         """The journal of a round among the checkpoints in ``folder``.
 
+        Args:
+            folder: of the federation's checkpoints.
+            round: the round's number.
+            plan: digest of the plan under which it asks.
+
         Raises:
-            FederationError: it cannot be read.
+            FederationError: it cannot be read, or is of another plan.
         """
         place = folder / f"round-{round:06d}.journal"
         begin = place / "begin"
         if not begin.exists():
-            return cls(place, round)
+            return cls(place, round, plan)
         try:
             said = json.loads(begin.read_bytes())
             known = said["roster"]
             roster = None if known is None else Roster(bytes.fromhex(one) for one in known)
-            return cls(place, round, tuple(said["asked"]), bytes.fromhex(said["nonce"]), roster)
+            if said["plan"] != plan:
+                raise BadInputError(f"it is of plan {said['plan']!r}, not {plan!r}")
+            nonce = bytes.fromhex(said["nonce"])
+            return cls(place, round, plan, tuple(said["asked"]), nonce, roster)
         except (OSError, ValueError, KeyError, TypeError, BadInputError) as error:
             raise FederationError(
                 f"{begin} cannot be read: {error}; delete {place} to ask round {round} anew: its "
@@ -82,7 +92,7 @@ class Journal:
         self.asked, self.nonce, self.roster = tuple(asked), os.urandom(_NONCE_BYTES), roster
         self.folder.mkdir(parents=True, exist_ok=True)
         known = None if roster is None else [one.hex() for one in sorted(roster.identities)]
-        said = {"asked": self.asked, "nonce": self.nonce.hex(), "roster": known}
+        said = {"plan": self.plan, "asked": self.asked, "nonce": self.nonce.hex(), "roster": known}
         write_whole(self.folder / "begin", json.dumps(said).encode())
 
     def write(self, phase: Phase, heard: Replies) -> None:

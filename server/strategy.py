@@ -331,7 +331,9 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
             )
             return None
         uploads = [
-            Upload(cast(Array, records["arrays"]["delta"]), self.aggregation.rank(node))
+            Upload(
+                self._bounded(cast(Array, records["arrays"]["delta"])), self.aggregation.rank(node)
+            )
             for node, records in got.good.items()
         ]
         if not self.aggregation.policy.linear:
@@ -339,6 +341,12 @@ class FederatedStrategy(Strategy):  # type: ignore[misc]  # Flower is not typed 
         if self.plan is not None and self.aggregation.sums:
             return self._released(round, self.aggregation.total(self._theta, uploads, round))
         return self._moved(round, self.aggregation.average(self._theta, uploads, round))
+
+    def _bounded(self, update: Array) -> Array:
+        """An update no longer than the plan allows, where this server is who sees it bare."""
+        if self.plan is None or self.plan.trust != "central":
+            return update
+        return self.plan.bounded(update, self.plan.entry(self._theta))
 
     def _moved(self, round: int, change: Doubles) -> Array | None:
         """The vector after the server's step along an averaged change."""

@@ -33,7 +33,7 @@ from .session import (
 )
 from .shamir import SEED_BYTES, SHARE_BYTES, split
 
-__all__ = ["SecAggDevice", "commitment", "pairwise", "self_mask"]
+__all__ = ["SecAggDevice", "commitment", "exchange", "pairwise", "self_mask"]
 
 _Step = Literal["advertise", "share", "mask", "confirm", "open", "closed"]
 _CHECKED = 32  # signatures of a set that a device checks; drawn by itself after it was shown them

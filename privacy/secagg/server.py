@@ -14,7 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ...shared.errors import SecAggError
-from .device import commitment, pairwise, self_mask
+from .device import commitment, exchange, pairwise, self_mask
 from .masks import Words, add_masks
 from .session import (
     SEALED_BYTES,
@@ -45,6 +45,7 @@ class SecAggServer:
     def __init__(self, session: Session, roster: Roster) -> None:
         self.session = session
         self._roster = roster
+        self._trial = X25519PrivateKey.generate()
         self._advertised: dict[bytes, Advertisement] = {}
         self._shares: dict[int, Shares] = {}
         self._signatures: dict[int, bytes] = {}
@@ -59,7 +60,8 @@ class SecAggServer:
         """Take a device's keys.
 
         Raises:
-            SecAggError: it is not on the roster, has no right signature, or has been here before.
+            SecAggError: it is not on the roster, has no right signature or keys that are none, or
+                has been here before.
         """
         identity = advertisement.identity
         if identity not in self._roster.identities:
@@ -67,6 +69,8 @@ class SecAggServer:
         if identity in self._advertised:
             raise SecAggError(f"device {identity.hex()[:16]} has advertised its keys already")
         advertisement.verify(self.session)
+        for key in (advertisement.sealing, advertisement.masking):
+            exchange(self._trial, key)  # a key that is none would end whoever draws it
         self._advertised[identity] = advertisement
 
     def roll(self) -> Roll:

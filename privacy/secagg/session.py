@@ -15,6 +15,7 @@ from ...shared.errors import BadInputError, SecAggError
 from .shamir import SHARE_BYTES
 
 __all__ = [
+    "FEWEST",
     "SEALED_BYTES",
     "Advertisement",
     "Inbox",
@@ -29,7 +30,9 @@ __all__ = [
     "to_bytes",
 ]
 
-FEWEST = 3  # of two devices, each knows the other's vector from the sum
+FEWEST = 3
+"""Devices of a sum at least: of two, each knows the other's vector from it."""
+
 SEALED_BYTES = 2 * SHARE_BYTES + 16  # a share of either seed, and the cipher's tag
 _ADVERTISED_BYTES = 160
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from ...privacy.secagg.roster import SignedRoster
 from ...privacy.secagg.session import Roster
 from ...shared.admission import Enrolment, Leave
-from ...shared.errors import AdmissionError
+from ...shared.errors import AdmissionError, FederationError
 
 __all__ = ["Admission"]
 
@@ -47,6 +48,9 @@ class Admission:
         key: signs rosters.
         terms: digest of the federation's terms.
         clock: seconds since the epoch.
+
+    Raises:
+        FederationError: the file is of a federation with other terms.
     """
 
     def __init__(
@@ -66,8 +70,14 @@ class Admission:
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.executescript(_SCHEMA)
         with self._transaction() as database:
-            if not database.execute("SELECT 1 FROM roster").fetchone():
+            found = database.execute("SELECT signed FROM roster LIMIT 1").fetchone()
+            if found is None:
                 self._sign_roster(database)
+            elif SignedRoster.from_json(found[0]).federation != terms:
+                raise FederationError(
+                    f"{path} is of a federation with other terms: its devices have not agreed to "
+                    "these. Use an empty state folder, or the settings it began with"
+                )
 
     def close(self) -> None:
         """Let go of the file."""
@@ -141,35 +151,32 @@ class Admission:
                 raise AdmissionError(f"{len(found)} devices have an identity {identity[:64]!r}")
             known, revoked = found[0]
             assert isinstance(revoked, int)
-            database.execute(
+            changed = database.execute(
                 "UPDATE device SET revoked = ? WHERE identity = ? AND revoked IS NULL",
                 (self._clock(), known),
             )
-            self._sign_roster(database)
+            if changed.rowcount:
+                self._sign_roster(database)
         return revoked
 
     def nodes(self) -> dict[int, bool]:
         """Every node that was let in: whether it still is."""
-        rows = self._database.execute("SELECT node, revoked IS NULL FROM device").fetchall()
+        rows = self._rows("SELECT node, revoked IS NULL FROM device")
         return {node & (1 << 64) - 1: bool(is_in) for node, is_in in rows}
 
     def keys(self) -> dict[int, bytes]:
         """The public key (PEM) of every node that is let in."""
-        rows = self._database.execute("SELECT node, node_key FROM device WHERE revoked IS NULL")
-        return {node & (1 << 64) - 1: key for node, key in rows.fetchall()}
+        rows = self._rows("SELECT node, node_key FROM device WHERE revoked IS NULL")
+        return {node & (1 << 64) - 1: key for node, key in rows}
 
     def devices(self) -> list[tuple[str, int, float, float | None]]:
         """Identity, node id, when it was let in, and when it was revoked."""
-        rows = self._database.execute(
-            "SELECT identity, node, admitted, revoked FROM device ORDER BY admitted"
-        ).fetchall()
+        rows = self._rows("SELECT identity, node, admitted, revoked FROM device ORDER BY admitted")
         return [(i.hex(), node & (1 << 64) - 1, since, until) for i, node, since, until in rows]
 
     def roster(self) -> Roster:
         """Who is in, now."""
-        row = self._database.execute(
-            "SELECT signed FROM roster ORDER BY version DESC LIMIT 1"
-        ).fetchone()
+        (row,) = self._rows("SELECT signed FROM roster ORDER BY version DESC LIMIT 1")
         return Roster(SignedRoster.from_json(row[0]).identities)
 
     def signed_roster(self, digest: str) -> str:
@@ -178,12 +185,17 @@ class Admission:
         Raises:
             AdmissionError: there was none.
         """
-        row = self._database.execute(
-            "SELECT signed FROM roster WHERE digest = ? ORDER BY version DESC LIMIT 1", (digest,)
-        ).fetchone()
-        if row is None:
+        rows = self._rows(
+            "SELECT signed FROM roster WHERE digest = ? ORDER BY version DESC LIMIT 1", digest
+        )
+        if not rows:
             raise AdmissionError(f"there is no roster {digest[:64]!r}")
-        return str(row[0])
+        return str(rows[0][0])
+
+    def _rows(self, query: str, *values: str) -> list[Any]:
+        """What a query finds, never in the middle of another thread's change."""
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
 
     def _sign_roster(self, database: sqlite3.Connection) -> None:
         rows = database.execute("SELECT identity FROM device WHERE revoked IS NULL").fetchall()

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from ...privacy.terms import Terms
 from ...shared.admission import ADMISSION_PREFIX, Enrolment, Leave
-from ...shared.errors import AdmissionError
+from ...shared.errors import AdmissionError, FederationError
 from .admission import Admission
 from .link import Link
 
@@ -66,11 +66,11 @@ def _answering(work: Callable[[Any], dict[str, Any]]) -> Callable[[Request], Any
                 return JSONResponse({"error": f"at most {_MOST_BYTES} bytes"}, 413)
         try:
             said = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             return JSONResponse({"error": "the request is no JSON"}, 400)
         try:
             return JSONResponse(await run_in_threadpool(work, said))
-        except AdmissionError as error:
+        except (FederationError, UnicodeError) as error:
             return JSONResponse({"error": str(error)}, 403)
 
     return answer

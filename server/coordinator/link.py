@@ -10,6 +10,7 @@ The one module of the server that leans on Flower's internals (written for flwr 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -45,11 +46,13 @@ from flwr.superlink.routers.fleet.router import router as fleet_router
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from ...shared.errors import FederationError
+from ...shared.errors import FederationError, WireError
 from ...shared.wire import silence_flower
 
 __all__ = ["Link", "LinkGrid"]
 
+_log = logging.getLogger("locavore.server")
+_MOST_PARTS = 256  # objects of a reply; one of ours has about ten
 _HEARTBEAT_S = 10.0  # Flower declares a ServerApp dead that is silent for a minute
 
 
@@ -169,8 +172,16 @@ class Link:
             state.finish_task(task, how, "")
 
 
-def _is_flowers(reply: Message) -> bool:
-    return bool(reply.metadata.src_node_id == SUPERLINK_NODE_ID)
+def _address(message: Message) -> tuple[object, ...]:
+    """Who says what to whom: Flower has checked the head's, the sender wrote the message's."""
+    said = message.metadata
+    return (
+        said.run_id,
+        said.src_node_id,
+        said.dst_node_id,
+        said.reply_to_message_id,
+        said.message_type,
+    )
 
 
 def _beat(state: Any, task: int, over: threading.Event) -> None:
@@ -252,17 +263,27 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         """
         run_id = self._run.run_id
         found = self._state.get_message_res(message_ids=set(message_ids), run_id=run_id)
+        self._gone = set()
         self._state.delete_messages(
             message_ins_ids={message.metadata.reply_to_message_id for message in found}
         )
         whole: list[Message] = []
         arriving: list[Message] = []
         for message in [*self._arriving, *found]:
-            complete = self._inflated(message)
+            try:
+                complete = self._inflated(message)
+            except Exception as error:  # whatever a node has pushed ends in its silence
+                node = message.metadata.src_node_id
+                _log.warning("node %d has sent what is no reply: %s", node, type(error).__name__)
+                self._drop(message)
+                continue
             (arriving if complete is None else whole).append(complete or message)
         self._arriving = arriving
-        self._gone = {m.metadata.reply_to_message_id for m in whole if _is_flowers(m)}
-        return [message for message in whole if not _is_flowers(message)]
+        for message in [*whole]:
+            if message.metadata.src_node_id == SUPERLINK_NODE_ID:
+                self._gone.add(message.metadata.reply_to_message_id)
+                whole.remove(message)
+        return whole
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -281,18 +302,31 @@ class LinkGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
                 break
             if waiting or self._arriving:
                 self._sleep(self._poll_s)
+        self._state.delete_messages(message_ins_ids=waiting)  # nobody is to answer them later
+        for message in self._arriving:
+            self._drop(message)
+        self._arriving = []
         return replies
 
     def _inflated(self, message: Message) -> Message | None:
         """The whole message; None where parts are still on their way."""
         store, name = self._state.object_store, message.metadata.message_id
-        contents = {}
+        contents: dict[str, bytes] = {}
         for tree in iterate_object_tree(store.get_object_tree(name)):
+            if len(contents) >= _MOST_PARTS:
+                raise WireError(f"a reply has at most {_MOST_PARTS} parts")
             content = self._state.get_object(self._run.run_id, tree.object_id)
             if not content:
                 return None
             contents[tree.object_id] = content
+        whole = inflate_object_from_contents(name, contents)
+        if not isinstance(whole, Message) or _address(whole) != _address(message):
+            raise WireError("the reply is addressed otherwise than its head says")
         store.delete(name)
-        whole: Message = inflate_object_from_contents(name, contents)
         whole.metadata.__dict__["_message_id"] = name
         return whole
+
+    def _drop(self, message: Message) -> None:
+        """Let go of a reply that is none."""
+        self._gone.add(message.metadata.reply_to_message_id)
+        self._state.object_store.delete(message.metadata.message_id)

@@ -51,7 +51,7 @@ class Publisher:
 
     def publish(self, round: int, theta: Array) -> bool:
         """Offer the adapter of a round, and no longer those of long ago; whether it was done."""
-        if not self.online or f"{ADAPTERS}/{self.name}/{round}.json" in self.repository.targets():
+        if not self.online:
             return False
         folder = self._folder / f"round-{round:06d}"
         try:
@@ -63,6 +63,9 @@ class Publisher:
         return True
 
     def _offer(self, round: int, theta: Array, folder: Path) -> None:
+        if f"{ADAPTERS}/{self.name}/{round}.json" in self.repository.targets():
+            self.repository.publish(self._now())  # where it was added and then cut off
+            return
         save_adapter(self._form.to_adapter(theta[: self._form.dim]), folder)
         self.repository.add(adapter_source(folder), self.name, str(round), self._now())
         if round > _KEPT:

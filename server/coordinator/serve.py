@@ -6,13 +6,15 @@ and journal, devices from the register.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from ..repository.repository import Repository
 from .admission import Admission
 from .api import admission_routes
 from .config import CoordinatorConfig
-from .limits import Limited
+from .limits import Limited, Limits
 from .link import Link
 from .publishing import Publisher
 from .status import Status, operator_app
@@ -47,6 +49,7 @@ __all__ = ["Coordinator", "Ports", "key_in", "listening"]
 _log = logging.getLogger("locavore.server")
 _RECONCILE_S = 5.0
 _FOREVER_S = 1 << 31
+_OVERHEAD_BYTES = 128 << 10  # of a request beyond the vector in it
 
 
 def key_in(folder: Path, name: str) -> Ed25519PrivateKey:
@@ -54,9 +57,14 @@ def key_in(folder: Path, name: str) -> Ed25519PrivateKey:
     path = folder / f"{name}.key"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle, fresh = tempfile.mkstemp(dir=folder, prefix=f".{name}")  # for its owner only
         with os.fdopen(handle, "wb") as stream:
             stream.write(Ed25519PrivateKey.generate().private_bytes_raw())
+            stream.flush()
+            os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(fresh, path)
+        Path(fresh).unlink()
     return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
 
 
@@ -78,6 +86,8 @@ class Coordinator:
 
     def __init__(self, config: CoordinatorConfig, package: Package) -> None:
         self.config = config
+        config.state.mkdir(parents=True, exist_ok=True)
+        config.state.chmod(0o700)  # under central trust, what is there takes noise off
         directions = Directions.load(package.path("directions.safetensors"))
         self.policy = policy_named(config.policy)
         self.form = self.policy.over(package.base_id, directions.limited(config.rank))
@@ -139,7 +149,7 @@ class Coordinator:
         routes = [*admission_routes(self.terms, self.admission, link)]
         if self.config.repository is not None:
             routes.append(Mount(REPOSITORY_PREFIX, repository_app(self.config.repository)))
-        devices = Limited(Starlette(routes=[*routes, Mount("/", link.fleet())]), self.config.limits)
+        devices = Limited(Starlette(routes=[*routes, Mount("/", link.fleet())]), self._limits)
         before = latest(self.checkpoints, self._key.public_key())
         history = [] if before is None else [dict(row) for row in before.history]
         status = Status(self.terms, link, self.admission, history, limited=devices)
@@ -182,6 +192,13 @@ class Coordinator:
         status.state = "training"
         link.run(make_server_app(self._federation(), ended), self.terms.app_id)
         status.state = "done"
+
+    @property
+    def _limits(self) -> Limits:
+        """As configured, and no more than a reply of this federation needs."""
+        needed = _OVERHEAD_BYTES + 8 * self.config.plan.width(self.form.dim)
+        limits = self.config.limits
+        return replace(limits, request_bytes=min(limits.request_bytes, needed))
 
     @property
     def _key(self) -> Ed25519PrivateKey:

@@ -48,7 +48,6 @@ def join(
     require("federate", "flwr", "dp_accounting")
     require("train", "torch", "transformers")
     from .client import TextModel
-    from .client.federated import records_needed
     from .client.gates import charging, idle
     from .client.participation import Participation
 
@@ -63,10 +62,6 @@ def join(
             gates["not on mains"] = charging
         if while_idle:
             gates["not idle"] = idle
-        needed = records_needed(member.terms.plan)
-        if (there := len(device.training_records("federate"))) < needed:
-            say(f"{there} records may be federated, {needed} are needed to train; until then this")
-            say("device gets the shared adapter and takes no part in making it")
         taking_part = Participation(
             device=device,
             memory_budget=memory_budget,
@@ -82,13 +77,21 @@ def join(
 
 
 @device_app.command("leave")
-def leave(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
+def leave(
+    alone: Annotated[
+        bool, typer.Option(help="Destroy the keys here without telling a server that is gone.")
+    ] = False,
+    key_file: KeyFile = None,
+    keyring: InKeyring = False,
+) -> None:
     """Leave the federation for good. What was sent cannot be recalled; the ledger stays."""
     with opened(key_file, keyring) as device:
         member = device.store.membership
-        member.leave()
+        if not alone:
+            member.leave()
         device.store.keep_membership(None)
-    say(f"left {member.terms.name!r}: its keys are destroyed, and the server lets them in no more")
+    told = "nobody was told" if alone else "the server lets them in no more"
+    say(f"left {member.terms.name!r}: its keys are destroyed, and {told}")
 
 
 def _base(member: Membership, invitation: Path | None) -> Package:
@@ -113,6 +116,7 @@ def _base(member: Membership, invitation: Path | None) -> Package:
 def _member(device: Device, url: str, invitation: Path | None, yes: bool) -> Membership:
     """The membership that the vault has, or a new one."""
     from .client.membership import join, read_invitation, terms_of
+    from .client.participation import agreed_budget
 
     if device.store.is_member:
         known = device.store.membership
@@ -128,9 +132,11 @@ def _member(device: Device, url: str, invitation: Path | None, yes: bool) -> Mem
     records = len(device.training_records("federate"))
     for sentence in terms.sentences(records):
         say(sentence)
-    say(f"{records} of your records may be federated.")
+    budget = agreed_budget(device, terms)
+    say(f"{records} of your records may be federated; beyond epsilon {budget:.2f} in all, this")
+    say("device refuses.")
     if not yes and not (sys.stdin.isatty() and typer.confirm("Agree?")):
         raise BadInputError("not joined: the terms were not agreed to")
-    member = join(url, invited, terms, budget=terms.plan.epsilon(max(1, records)))
+    member = join(url, invited, terms, budget=budget)
     device.store.keep_membership(member)
     return member

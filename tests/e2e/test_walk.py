@@ -124,7 +124,7 @@ def test_the_walk(
         assert re.search(r"fetched tiny 1, tiny-llama-float32-\w+: [\d.]+ MB received", log)
         assert "Nobody has to be trusted" in log
         assert re.search(r"is hidden with epsilon [\d.]+ at delta 1e-05", log)
-        assert "40 of your records may be federated" in log
+        assert "40 of your records may be federated; beyond epsilon" in log
 
     page = re.search(r"http://127.0.0.1:(\d+)/", shell.log("coordinator"))
     assert page is not None

@@ -107,6 +107,7 @@ def test_a_person_is_told_who_must_be_trusted_and_what_it_costs() -> None:
     assert "Nobody has to be trusted" in local
     assert f"epsilon {PLANS[0].epsilon(40):.2f} at delta 1e-05" in local
     summed = " ".join(terms(plan=PLANS[2]).sentences(40))
-    assert "sums of many devices' updates, never one" in summed
+    assert "sums of 5 or more devices' updates, never one" in summed
+    assert "must be trusted not to invent them" in summed
     assert "whether this device took part at all" in summed
     assert "must be trusted with it" in " ".join(terms(plan=PLANS[3]).sentences(40))

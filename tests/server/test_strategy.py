@@ -277,13 +277,24 @@ def for_users(plan: UserPlan, **options: object) -> FederatedStrategy:
 
 
 def test_a_sum_is_divided_by_the_public_cohort_and_noised() -> None:
-    plan = user_plan(cohort=4, clip=2.0)
+    plan = user_plan(cohort=4, clip=20.0)
     strategy = for_users(plan, noise=insecure_seeded_noise)
     first, second, *_ = asked(strategy)
     theta, report = aggregate(strategy, [answer(first, full(6)), answer(second, full(2))])
-    expected = 1 + (8 + 2.0 * insecure_seeded_noise(1).gaussian(DIM)) / 4
+    expected = 1 + (8 + 20.0 * insecure_seeded_noise(1).gaussian(DIM)) / 4
     assert theta is not None
     np.testing.assert_allclose(theta, expected, rtol=1e-6)
+    assert report.averaged == 2
+
+
+def test_an_update_that_is_longer_than_agreed_is_cut_to_that() -> None:
+    plan = user_plan(cohort=2, clip=1.0, noise_multiplier=0.0)
+    strategy = for_users(plan)
+    first, second = asked(strategy)
+    theta, report = aggregate(strategy, [answer(first, full(1000)), answer(second, full(0.1))])
+    assert theta is not None
+    honest = np.linalg.norm(full(0.1))
+    assert np.linalg.norm(theta - 1) == pytest.approx((1 + honest) / 2, rel=1e-3)
     assert report.averaged == 2
 
 

@@ -454,9 +454,11 @@ class TestKeysThatAreNone:
         for place in range(3):
             world.server.advertised(world.devices[place].advertise())
         session, key = world.session, world.keys[3]
-        world.server.advertised(Advertisement.sign(key, session, bytes(32), bytes(32)))
+        forged = Advertisement.sign(key, session, bytes(32), bytes(32))
         with pytest.raises(SecAggError, match="has advertised a key that is none"):
-            world.devices[0].share(world.server.roll())
+            world.server.advertised(forged)
+        with pytest.raises(SecAggError, match="has advertised a key that is none"):
+            world.devices[0].share(Roll((*world.server.roll().members, forged)))
 
 
 def test_out_of_turn(world: Round) -> None:
