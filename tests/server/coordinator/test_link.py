@@ -15,9 +15,11 @@ pytest.importorskip("prometheus_client", reason="a coordinator needs the extra '
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from locavore.server.checkpoint import latest
+from locavore.server.coordinator import link
 from locavore.server.coordinator.limits import Limited, Limits
 from locavore.server.coordinator.link import Link
 from locavore.shared.errors import BadInputError, FederationError, RevokedError
@@ -248,3 +250,107 @@ def test_a_nodes_behaviour_is_checked(change: dict[str, Any], why: str) -> None:
 
     with pytest.raises(BadInputError, match=why):
         NodeConfig(**({"app_id": APP} | change))
+
+
+def test_a_reply_that_contradicts_its_head_costs_its_sender_the_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Fleet(fewest=3)
+    deployed = Deployed(fleet, tmp_path)
+    original = inflate_object_from_contents
+    spoilt: list[str] = []
+
+    def inflate(name: str, contents: dict[str, bytes]) -> object:
+        whole = original(name, contents)
+        if not spoilt and whole.metadata.src_node_id == deployed.node_ids[1]:
+            spoilt.append(name)
+            whole.metadata.__dict__["_src_node_id"] = deployed.node_ids[0]
+        return whole
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(deployed.link.fleet()) as port,
+        deployed.nodes(port),
+    ):
+        patch.setattr(link, "inflate_object_from_contents", inflate)
+        deployed.run()
+    (report,) = fleet.reports
+    assert (report.averaged, report.silent) == (4, 1)
+    assert "has sent what is no reply: WireError" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [KeyError, IndexError, AttributeError, ValueError])
+def test_what_cannot_be_put_together_ends_nothing(
+    tmp_path: Path, wrong: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Fleet(fewest=3)
+    deployed = Deployed(fleet, tmp_path)
+    original = inflate_object_from_contents
+    spoilt: list[str] = []
+
+    def inflate(name: str, contents: dict[str, bytes]) -> object:
+        whole = original(name, contents)
+        if not spoilt and whole.metadata.src_node_id == deployed.node_ids[1]:
+            spoilt.append(name)
+            raise wrong("garbage")
+        return whole
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(deployed.link.fleet()) as port,
+        deployed.nodes(port),
+    ):
+        patch.setattr(link, "inflate_object_from_contents", inflate)
+        deployed.run()
+    assert [(report.averaged, report.silent) for report in fleet.reports] == [(4, 1)]
+    assert f"has sent what is no reply: {wrong.__name__}" in caplog.text
+
+
+def test_a_connection_that_breaks_loses_no_reply(tmp_path: Path) -> None:
+    fleet = Fleet()
+    deployed = Deployed(fleet, tmp_path)
+    with serving(deployed.link.fleet()) as port, deployed.nodes(port) as nodes:
+        broken: list[str] = []
+        push = nodes[2]._fleet.PushMessages
+
+        def breaking(request: Any) -> Any:
+            if len(broken) < 2:
+                broken.append("once")
+                raise httpx.ConnectError("the network is gone")
+            return push(request)
+
+        nodes[2]._fleet.PushMessages = breaking
+        deployed.run()
+    assert [report.averaged for report in fleet.reports] == [5]
+    assert fleet.devices[2].trained == [1]
+
+
+def test_a_message_of_a_round_that_is_over_is_not_handed_out(tmp_path: Path) -> None:
+    fleet = Fleet(fewest=3)
+    deployed = Deployed(fleet, tmp_path)
+    away = threading.Event()
+    with serving(deployed.link.fleet()) as port, deployed.nodes(port) as nodes:
+        settle(lambda: deployed.link.online() == 5)
+        nodes[4]._turn = lambda: away.wait(0.05)  # type: ignore[method-assign]
+        deployed.run(reply_timeout_s=3.0)
+        del nodes[4]._turn
+        threading.Event().wait(0.5)
+    assert [report.averaged for report in fleet.reports] == [4]
+    assert fleet.devices[4].trained == []
+    assert not deployed.link.state.message_ins_store
+
+
+def test_a_gate_that_cannot_tell_is_closed(tmp_path: Path) -> None:
+    deployed = Deployed(Fleet(3), tmp_path)
+
+    def unplugged() -> bool:
+        raise FileNotFoundError("the battery is gone")
+
+    with serving(deployed.link.fleet()) as port:
+        node = deployed.node(0, port, gates={"mains": unplugged})
+        thread = threading.Thread(target=node.run, daemon=True)
+        thread.start()
+        settle(lambda: node.closed_by == "mains")
+        node.stop()
+        thread.join(10)
+        assert not thread.is_alive()
