@@ -28,7 +28,7 @@ class MendPlan:
         seed: of everything random.
     """
 
-    steps: int = 2000
+    steps: int = 1500
     batch: int = 32
     rate: float = 2e-3
     noise: float = 0.2

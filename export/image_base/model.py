@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ...shared.errors import BadInputError
 from .pictures import Decoder, PatchCode
 from .tokens import PAD_ID
+from .weights import packed, unpacked
 
 __all__ = ["ImageBase", "ModelPlan", "TextEncoder", "build_denoiser"]
 
@@ -163,14 +164,19 @@ class ImageBase:
             }
         )
 
-    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json``, ``tokenizer.json`` and ``model.safetensors``."""
+    def save(self, folder: Path, *, pack: bool = False) -> None:
+        """Write ``config.json``, ``tokenizer.json`` and ``model.safetensors``.
+
+        Args:
+            folder: made if it is not there.
+            pack: one byte a weight; see :mod:`.weights`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "config.json").write_text(json.dumps(asdict(self.plan), indent=2) + "\n", "utf-8")
         tensors = {**self.networks().state_dict()}
         tensors |= {f"code.{name}": getattr(self.code, name) for name in _CODE}
-        save_file({k: v.detach().to(dtype) for k, v in tensors.items()}, folder / WEIGHTS)
+        save_file(packed(tensors) if pack else tensors, folder / WEIGHTS)
 
     @classmethod
     def load(cls, folder: Path) -> ImageBase:
@@ -185,7 +191,7 @@ class ImageBase:
             saved = load_file(folder / WEIGHTS)
         except OSError as error:
             raise BadInputError(f"no image base in {folder}: {error}") from error
-        tensors = {name: value.float() for name, value in saved.items()}
+        tensors = unpacked(saved)
         code = PatchCode(*(tensors.pop(f"code.{name}") for name in _CODE))
         base = cls.untrained(plan, tokenizer, code)
         base.networks().load_state_dict(tensors)

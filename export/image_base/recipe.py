@@ -66,7 +66,7 @@ def start(work: Path, plan: ModelPlan, seed: int) -> None:
     code = fit_patch_code(learned.pixels, weights, plan.channels)
     torch.manual_seed(seed)
     base = ImageBase.untrained(plan, tokenizer, code)
-    base.save(work / "start", torch.float32)
+    base.save(work / "start")
     for name, network in base.networks().items():
         print(
             f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters"
@@ -146,5 +146,5 @@ def _train(rank: int, work: Path, plan: TrainPlan, every: int, processes: int) -
             averaged = run.averaged()
             if (work / DECODER).exists():
                 averaged.decoder.load_state_dict(load_file(work / DECODER))
-            averaged.save(work / "averaged", torch.float32)
+            averaged.save(work / "averaged")
             print(f"step {run.step} measured {run.measured(measure):.4f}", flush=True)

@@ -49,13 +49,25 @@ def test_a_new_denoiser_says_zero(untrained: ImageBase) -> None:
 
 
 def test_it_survives_being_written(untrained: ImageBase, tmp_path: Path) -> None:
-    untrained.save(tmp_path, torch.float32)
+    untrained.save(tmp_path)
     again = ImageBase.load(tmp_path)
     assert again.plan == untrained.plan
     for name, value in untrained.networks().state_dict().items():
         assert torch.equal(again.networks().state_dict()[name], value), name
     assert torch.equal(again.code.basis, untrained.code.basis)
     assert torch.equal(again.ids(["red box"]), untrained.ids(["red box"]))
+
+
+def test_packing_changes_little(untrained: ImageBase, tmp_path: Path) -> None:
+    untrained.save(tmp_path / "whole")
+    untrained.save(tmp_path / "packed", pack=True)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("packed", "whole")]
+    assert sizes[0] < 0.4 * sizes[1]
+    told = [
+        ImageBase.load(tmp_path / n).text_encoder(input_ids=untrained.ids(["red box"]))[0]
+        for n in ("packed", "whole")
+    ]
+    assert float((told[0] - told[1]).detach().abs().max()) < 0.05
 
 
 def test_a_folder_without_a_base_is_said_to_be_one(tmp_path: Path) -> None:
