@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -17,14 +18,26 @@ from torch.multiprocessing.spawn import spawn
 from . import assets
 from .devices import device_drawings, write_devices
 from .drawings import Drawings, list_drawings, render_all
+from .judge import recognised
 from .mend import MendPlan, train_decoder
 from .model import ImageBase, ModelPlan
 from .pictures import fit_patch_code, picture_tensor
+from .sample import GUIDANCE
 from .split import DEVICES, measures_base
 from .tokens import build_tokenizer, style_token
 from .train import Examples, Run, TrainPlan, drawing_weights
 
-__all__ = ["base_drawings", "devices", "fetch", "mend", "render", "start", "train"]
+__all__ = [
+    "base_drawings",
+    "devices",
+    "fetch",
+    "judge",
+    "mend",
+    "pack",
+    "render",
+    "start",
+    "train",
+]
 
 DECODER = "decoder.safetensors"
 
@@ -104,6 +117,35 @@ def devices(work: Path, folder: Path) -> None:
         print(f"{path}: {path.stat().st_size} bytes")
     for device, count in Counter(drawings.styles).items():
         print(f"{count:6} {device}")
+
+
+def judge(work: Path, count: int) -> None:
+    """Say how recognisable drawings are: of what was learned, and of what never was."""
+    base = ImageBase.load(work / "averaged")
+    for name, drawings in zip(("learned", "never seen"), base_drawings(work), strict=True):
+        kept = distinct(drawings)
+        rows = np.random.default_rng(0).permutation(kept)[:count].tolist()
+        found = recognised(base, drawings.take(rows), seed=0, guidance=GUIDANCE)
+        print(f"{name}: {found.sentence()}", flush=True)
+
+
+def distinct(drawings: Drawings) -> list[int]:
+    """Rows of emoji and icons, less skin tones and flags, which are too alike to tell apart."""
+    return [
+        i
+        for i, (style, caption) in enumerate(zip(drawings.styles, drawings.captions, strict=True))
+        if not caption.detail
+        and not style.startswith("clip art/")
+        and not caption.concept.startswith("flag of")
+    ]
+
+
+def pack(work: Path, folder: Path) -> None:
+    """Write the averaged networks as they are committed."""
+    ImageBase.load(work / "averaged").save(folder, pack=True)
+    for path in sorted(folder.iterdir()):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        print(f"{path.name}: {path.stat().st_size} bytes, sha256 {digest}")
 
 
 def train(work: Path, plan: TrainPlan, every: int, processes: int) -> None:

@@ -12,7 +12,9 @@ from .drawings import Pixels
 from .model import ImageBase
 from .pictures import pixels_of
 
-__all__ = ["draw", "sheet"]
+__all__ = ["GUIDANCE", "draw", "sheet"]
+
+GUIDANCE = 2.5  # less is pale and vague, more is garish
 
 
 @torch.no_grad()
@@ -22,7 +24,7 @@ def draw(
     *,
     seed: int,
     steps: int = 24,
-    guidance: float = 3.0,
+    guidance: float = GUIDANCE,
     mend: bool = True,
 ) -> Pixels:
     """One picture a caption, ``(B, 32, 32, 3)``.

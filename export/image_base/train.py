@@ -54,8 +54,8 @@ class TrainPlan:
     steps: int = 4000
     batch: int = 256
     part: int = 64
-    matrix_rate: float = 2e-3
-    rate: float = 1e-3
+    matrix_rate: float = 5e-3
+    rate: float = 1.5e-3
     decay: float = 0.01
     warmup: int = 100
     cooldown: float = 0.25
