@@ -1,0 +1,60 @@
+"""The recipe's steps as commands; see :mod:`locavore.export.image_base`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import recipe
+from .mend import MendPlan
+from .model import ImageBase, ModelPlan
+from .sample import draw, sheet
+from .train import TrainPlan
+
+
+def main() -> None:
+    """Run one step of the recipe."""
+    parser = argparse.ArgumentParser(prog="python -m locavore.export.image_base")
+    parser.add_argument(
+        "step",
+        choices=["fetch", "render", "start", "mend", "train", "judge", "pack", "devices", "sheet"],
+    )
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything")
+    parser.add_argument("--out", type=Path, help="folder for weights, or for the devices' data set")
+    parser.add_argument("--count", type=int, default=200, help="drawings to judge by")
+    parser.add_argument("--steps", type=int, default=TrainPlan.steps)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument("--captions", nargs="*", default=["red apple", "cat face"])
+    given = parser.parse_args()
+    if given.step in ("pack", "devices") and given.out is None:
+        parser.error(f"{given.step} needs --out FOLDER")
+    if given.step == "fetch":
+        recipe.fetch(given.work)
+    elif given.step == "render":
+        recipe.render(given.work)
+    elif given.step == "start":
+        recipe.start(given.work, ModelPlan(), given.seed)
+    elif given.step == "mend":
+        recipe.mend(given.work, MendPlan())
+    elif given.step == "devices":
+        recipe.devices(given.work, given.out)
+    elif given.step == "judge":
+        recipe.judge(given.work, given.count)
+    elif given.step == "pack":
+        recipe.pack(given.work, given.out)
+    elif given.step == "train":
+        recipe.train(
+            given.work, TrainPlan(steps=given.steps, seed=given.seed), given.every, given.processes
+        )
+    else:
+        from PIL import Image
+
+        base = ImageBase.load(given.work / "averaged")
+        page = sheet(draw(base, given.captions, seed=given.seed), 8)
+        Image.fromarray(page).save(given.work / "sheet.png")
+
+
+if __name__ == "__main__":
+    main()
