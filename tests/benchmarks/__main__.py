@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from locavore.shared.errors import LocavoreError
 
 from . import (
+    audit_calibration,
     distributed_dp,
     distribution,
     dp_correctness,
@@ -24,6 +25,7 @@ from .report import Options, Report
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "audit_calibration": audit_calibration.run,
     "distributed_dp": distributed_dp.run,
     "distribution": distribution.run,
     "dp_correctness": dp_correctness.run,
