@@ -42,7 +42,7 @@ class LowerBound:
 
     def __str__(self) -> str:
         return (
-            f"ε ≥ {self.epsilon:.2f} at δ = {self.delta:g} with {100 * self.confidence:.6g} % "
+            f"ε ≥ {self.epsilon:.2f} at δ = {self.delta:g} with {100 * self.confidence:.10g} % "
             f"confidence ({self.auditor}, {self.canaries} canaries)"
         )
 
