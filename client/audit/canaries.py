@@ -76,7 +76,7 @@ class CanaryCohort(Cohort):
         found = self._inner.gradients(theta, rest, per=per, weights=weights, active=active)
         there = (marks >= 0)[:, None, None]
         parts = {
-            name: torch.where(there, given[name].to(part), part)
+            name: torch.where(there.to(part.device), given[name].to(part), part)
             for name, part in found.parts.items()
         }
         return Gradients(parts, found.losses)

@@ -70,7 +70,7 @@ def _finding(claim: str, script: Callable[[], str | None]) -> Finding:
     except SecAggError:
         leaked = None
     return Finding(
-        audit="secure sum", claim=claim, found=leaked or "nothing came of it", holds=leaked is None
+        audit="secure sum", claim=claim, found=leaked or "so it is", holds=leaked is None
     )
 
 

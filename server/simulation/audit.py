@@ -229,7 +229,7 @@ class UserAudit:
 
     def accounting(self) -> list[Finding]:
         """What the ledger holds after a federation, against its plan."""
-        plan = replace(self.plan, rounds=min(3, self.rounds))
+        plan = self._lasting(min(3, self.rounds))
         _, ledger = self._federation(lambda *_: np.zeros(self.dim), plan.rounds)
         charges = [charge for charge in ledger.charges if charge.unit == "user"]
         return account_findings(
@@ -275,6 +275,10 @@ class UserAudit:
         released: Doubles = (thetas[-1] - thetas[0]) * self.plan.cohort
         return released, len(thetas) != 2
 
+    def _lasting(self, rounds: int) -> UserPlan:
+        within = self.plan.within and replace(self.plan.within, rounds=rounds)
+        return replace(self.plan, rounds=rounds, within=within)
+
     def _norm(self, entry: float) -> float:
         return promised_norm(self.plan.clip, entry)
 
@@ -292,7 +296,7 @@ class UserAudit:
         everybody: bool = True,
     ) -> tuple[Doubles, Ledger]:
         """The shared vectors ``(rounds + 1, width)`` of a federation, and its ledger."""
-        plan, width = replace(self.plan, rounds=rounds), self.plan.width(self.dim)
+        plan, width = self._lasting(rounds), self.plan.width(self.dim)
         servers, theirs = server_noise or self.server_noise, device_noise or self.device_noise
         roster, sums = self._secure_sums(plan, theirs)
         devices = [

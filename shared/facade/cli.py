@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .audit_cli import audit_app
 from .device_cli import opened
 from .home import (
     bases_folder,
@@ -48,6 +49,7 @@ app = typer.Typer(
     help="Federated on-device personalization of generative models.",
 )
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
+app.add_typer(audit_app, name="audit")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")
 app.add_typer(federation_app, name="federation")

@@ -203,6 +203,18 @@ def test_canary_devices_find_the_exact_epsilon() -> None:
     assert 0.6 * exact < bound.epsilon <= exact
 
 
+def test_canary_devices_are_right_as_often_as_they_say() -> None:
+    """Directions are orthogonal: what the null's closed form holds less well for."""
+    rng, dim, count = np.random.default_rng(8), 400, 40
+    mu, wrong = mu_of_epsilon(2.0, DELTA), 0
+    for _ in range(150):
+        noise = rng.normal(size=dim)
+        change = noise + mu * (np.arange(dim) < count)  # the canaries are the first axes
+        cosines = change[:count] / np.linalg.norm(change)
+        wrong += cosine_bound(cosines, dim, delta=DELTA).refutes(2.0)
+    assert wrong <= binom.isf(1e-6, 150, 0.05)
+
+
 def test_an_estimate_can_never_be_shown_as_a_bound() -> None:
     scores = drawn(np.random.default_rng(0), 500, 1.0)
     bound = gaussian_bound(scores, delta=DELTA)

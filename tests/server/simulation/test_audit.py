@@ -21,7 +21,7 @@ from locavore.server.strategy import FederatedMean
 from locavore.shared.errors import BadInputError
 
 from ...benchmarks.planted_bugs import wire_run
-from ...plans import user_plan
+from ...plans import record_plan, user_plan
 
 
 def audit(plan: UserPlan, **changes: Any) -> UserAudit:
@@ -41,8 +41,9 @@ def broken(findings: list[Finding]) -> set[str]:
         user_plan(trust="secure-aggregation"),
         user_plan(clip=AdaptiveClip(initial=0.5, count_noise=2.0), relation="zero-out"),
         user_plan(population=12),
+        user_plan(within=record_plan()),
     ],
-    ids=["central", "local", "summed", "adaptive", "sampled"],
+    ids=["central", "local", "summed", "adaptive", "sampled", "both units"],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_federations_hold(plan: UserPlan) -> None:
