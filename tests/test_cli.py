@@ -39,6 +39,7 @@ def test_the_version_is_the_installed_one() -> None:
         ("audit",),
         ("audit", "mechanism"),
         ("audit", "training"),
+        ("audit", "wire"),
         ("base", "build"),
         ("base", "fetch"),
         ("base", "list"),

@@ -94,6 +94,40 @@ def audit_training(
     _say(audit.findings(), out)
 
 
+@audit_app.command("wire")
+def audit_wire(
+    recording: Annotated[Path, typer.Argument(help="A recorded run's messages.")],
+    secrets: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of texts that must not travel, one a line."),
+    ] = None,
+    adapter: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="PEFT adapter folder whose numbers must not travel; several times."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Audit a recorded run: every message against the allow-list, every byte for secrets."""
+    _require("federate", "flwr")
+    import numpy as np
+
+    from .privacy.audit.wire import Secret, wire_findings
+    from .server.simulation.recording import load_recording, terms_of
+    from .shared.adapters import load_adapter
+
+    for path in [recording, *([secrets] if secrets else [])]:
+        if not path.is_file():
+            raise BadInputError(f"there is no file {path}")
+    messages = load_recording(recording)
+    texts = secrets.read_text("utf-8").splitlines() if secrets else []
+    planted: dict[str, Secret] = {f"text {i}": line for i, line in enumerate(texts, 1) if line}
+    for folder in adapter or []:
+        factors = load_adapter(folder).factors.values()
+        planted[str(folder)] = np.concatenate([part.ravel() for pair in factors for part in pair])
+    width, plan = terms_of(messages)
+    _say(wire_findings(messages, planted, width=width, plan=plan), out)
+
+
 def _say(findings: Sequence[Finding], out: Path | None) -> None:
     """One line a finding, the verdict last.
 
