@@ -144,6 +144,24 @@ def test_one_run_without_delta_is_a_binomial() -> None:
     assert one_run_epsilon(1000, 100, 90, 1e-3, 0.95) < found
 
 
+@pytest.mark.parametrize(("guesses", "right"), [(60, 58), (300, 220), (1000, 700)])
+def test_the_trade_offs_recursion_written_out(guesses: int, right: int) -> None:
+    """Algorithm 1 of Mahloujifar et al. as it stands, with all of its sequence."""
+    canaries, wrong = 1000, 0.05
+
+    def refuted(mu: float) -> bool:
+        r, h = np.zeros(right + 1), np.zeros(right + 1)
+        r[right], h[right] = wrong * right / canaries, wrong * (guesses - right) / canaries
+        for i in range(right - 1, -1, -1):
+            h[i] = max(h[i + 1], norm.cdf(norm.ppf(min(r[i + 1], 1.0)) - mu))
+            r[i] = r[i + 1] + i / (guesses - i) * (h[i] - h[i + 1])
+        return bool(r[0] + h[0] >= guesses / canaries)
+
+    found = one_run_gaussian_epsilon(canaries, guesses, right, DELTA, 1 - wrong)
+    assert refuted(mu_of_epsilon(found - 1e-3, DELTA))
+    assert not refuted(mu_of_epsilon(found + 1e-3, DELTA))
+
+
 def test_rates_equal_clopper_and_pearsons() -> None:
     """90 of 100 and 5 of 100 at 95 %: SciPy's exact intervals at 2.5 % on either side."""
     least = binom.sf(89, 100, np.linspace(0, 1, 100_001)) > 0.025
