@@ -4,7 +4,8 @@ The score of a canary that was there is ``N(a + μ s, s²)``, of one that was no
 mechanism is then no better than Gaussian differential privacy at ``μ`` (Dong, Roth, Su,
 arXiv:1905.02383). What is estimated is ``μ``, and the two groups' means over their common deviation
 are exactly a noncentral t, so the bound is exact at every number of canaries. A fifth of what the
-confidence leaves is kept back for scores that are not quite Gaussian, such as float32 sums.
+confidence leaves is kept back, by choice and not by a theorem: an exact bound is measured below its
+confidence as often as above it, and real scores, such as float32 sums, are not quite Gaussian.
 
 Where the null is known, no canary has to stay away: directions that nothing was put into have the
 mean 0, and as many of them as the released vector has numbers are free. For canary *devices* the

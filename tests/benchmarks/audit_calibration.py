@@ -49,7 +49,7 @@ GOALS = (
 )
 
 Auditor = Callable[["_Cell", np.random.Generator], LowerBound]
-PUBLISHED: Mapping[str, Mapping[tuple[float, int], float]] = {
+PUBLIC: Mapping[str, Mapping[tuple[float, int], float]] = {
     "one run": {
         (1, 1000): 0.13, (2, 1000): 0.49, (4, 1000): 1.12, (4, 10000): 0.97,
         (8, 100): 1.31, (8, 1000): 2.16, (8, 10000): 1.78,
@@ -179,7 +179,7 @@ def _figures(
     cell: _Cell, name: str, found: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> list[str]:
     median = float(np.median(found))
-    public = PUBLISHED.get(name, {}).get((cell.epsilon, cell.canaries))
+    public = PUBLIC.get(name, {}).get((cell.epsilon, cell.canaries))
     return [
         f"{float((found <= cell.epsilon).mean()):.3f}",
         f"{median:.2f}",
