@@ -182,6 +182,19 @@ def test_the_distributions_benchmark_runs(capsys: pytest.CaptureFixture[str]) ->
     assert ratios["bytes of a patch / of the whole"] <= 0.05
 
 
+def test_auditors_are_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit_calibration", "--quick"]) == 0
+    assert "Gaussian, known null" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # gradients that are made not finite
+def test_planted_bugs_are_caught(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("flwr", reason="needs the extra 'federate'")
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    assert main(["planted_bugs", "--quick"]) == 0
+    assert "NOT CAUGHT" not in capsys.readouterr().out
+
+
 def test_forgetting_on_a_base(installed: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="needs the extra 'train'")
     assert main(["forgetting", "--quick", "--base", installed]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,10 @@ def test_the_version_is_the_installed_one() -> None:
         ("simulate",),
         ("generate",),
         ("base",),
+        ("audit",),
+        ("audit", "mechanism"),
+        ("audit", "training"),
+        ("audit", "wire"),
         ("base", "build"),
         ("base", "fetch"),
         ("base", "list"),
@@ -195,3 +200,21 @@ def test_a_vault_opened_by_a_key_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "0 records" in locavore_command("device", "stats", *key).stdout
     done = locavore_command("device", "stats", "--key-file", str(tmp_path / "none"))
     assert "there is no key file" in done.stderr
+
+
+def test_an_audit_says_one_verdict_and_writes_all(installed: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    out = tmp_path / "audit.json"
+    done = locavore_command("audit", "training", "--base", installed, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    findings = json.loads(out.read_text())
+    assert done.stdout.splitlines()[-1] == f"no claim refuted in {len(findings)} audits"
+    assert {finding["audit"] for finding in findings} >= {"sensitivity", "canaries", "sampling"}
+
+
+def test_a_claim_that_cannot_be_audited_is_one_line() -> None:
+    pytest.importorskip("flwr", reason="needs the extra 'federate'")
+    done = locavore_command("audit", "mechanism", "--noise", "0")
+    assert done.returncode != 0
+    assert "claims nothing" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -22,6 +22,7 @@ from flwr.app import Context, Error, Message, MessageType, RecordDict, UserConfi
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -29,7 +30,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from ...shared.errors import BadInputError
 from ...shared.wire import silence_flower
 
-__all__ = ["Direction", "LocalGrid", "flower_identity", "run_in_process"]
+__all__ = [
+    "Direction",
+    "LocalGrid",
+    "flower_identity",
+    "from_bytes",
+    "run_in_process",
+    "to_bytes",
+]
 
 Direction = Literal["down", "up"]
 _RUN_ID = 1
@@ -156,13 +164,25 @@ class LocalGrid(Grid):  # type: ignore[misc]  # Flower is not typed here
         proto = message_to_proto(message)
         payload = proto.error if message.has_error() else proto.content
         (self.bytes_down if direction == "down" else self.bytes_up)[node] += payload.ByteSize()
-        arrived: Message = message_from_proto(type(proto).FromString(proto.SerializeToString()))
+        arrived = from_bytes(proto.SerializeToString())
         if self._tap is not None:
             self._tap(arrived, direction)
         return arrived
 
     def _name(self, message: Message) -> None:
         message.metadata.__dict__["_message_id"] = f"message-{next(self._message_ids)}"
+
+
+def to_bytes(message: Message) -> bytes:
+    """A message as it travels."""
+    raw: bytes = message_to_proto(message).SerializeToString()
+    return raw
+
+
+def from_bytes(raw: bytes) -> Message:
+    """The message that travelled as these bytes."""
+    message: Message = message_from_proto(ProtoMessage.FromString(raw))
+    return message
 
 
 def run_in_process(

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .audit_cli import audit_app
 from .device_cli import opened
 from .fetching import fetch_base
 from .home import bases_folder, find_base, installed_bases, signing_key
@@ -42,6 +43,7 @@ app = typer.Typer(
     help="Federated on-device personalization of generative models.",
 )
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
+app.add_typer(audit_app, name="audit")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")
 app.add_typer(federation_app, name="federation")

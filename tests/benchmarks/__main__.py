@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from locavore.shared.errors import LocavoreError
 
 from . import (
+    audit_calibration,
     deployment,
     distributed_dp,
     distribution,
     dp_correctness,
     dp_step,
     forgetting,
+    planted_bugs,
     policies,
     secagg,
     simulation,
@@ -27,12 +29,14 @@ __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "deployment": deployment.run,
+    "audit_calibration": audit_calibration.run,
     "distributed_dp": distributed_dp.run,
     "distribution": distribution.run,
     "dp_correctness": dp_correctness.run,
     "dp_step": dp_step.run,
     "forgetting": forgetting.run,
     "policies": policies.run,
+    "planted_bugs": planted_bugs.run,
     "secagg": secagg.run,
     "simulation": simulation.run,
     "text_runtime": text_runtime.run,

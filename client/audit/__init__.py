@@ -1,0 +1,1 @@
+"""Audits of what a device trains. Needs the extra ``train``."""

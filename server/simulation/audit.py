@@ -1,0 +1,365 @@
+"""Audits of user-level privacy: canary devices through the real apps of both sides.
+
+A canary device takes part like any other; only its change of the shared vector is whatever the
+auditor wants. It is clipped and sealed by the device's code, travels in Flower's messages, through
+a secure sum where the plan has one, and is summed, noised and released by the server's code.
+
+- *sensitivity*: what one device adds to a release, found exactly: two federations without noise.
+- *noise*: what is released where no device changes anything.
+- *canaries*: canary devices against directions of which the release knows nothing, and by their
+  cosines with the closed-form null (Andrew et al., arXiv:2302.03098).
+- *sampling*: who is asked in which round, where the plan claims that devices are sampled.
+- *accounting*: what the federation's ledger holds afterwards.
+
+Noise that is correlated over the rounds is not audited here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Message
+
+from ...client.app import FederatedDevice, make_client_app
+from ...client.audit.canaries import CountedNoise, QuietNoise, directions
+from ...client.secure_sum import SecureSums
+from ...client.training.shared import UserTraining
+from ...privacy.accounting import epsilon_of_gaussian
+from ...privacy.audit.accounts import account_findings
+from ...privacy.audit.evidence import Estimate, LowerBound
+from ...privacy.audit.findings import Finding, against
+from ...privacy.audit.gaussian import cosine_bound, cosine_estimate, reference_bound
+from ...privacy.audit.noises import noise_findings
+from ...privacy.audit.promises import promised_deviations, promised_norm, silent_vote
+from ...privacy.audit.sampling import sampling_findings
+from ...privacy.ledger import Ledger
+from ...privacy.noise import Doubles, NoiseSource, SecureNoise
+from ...privacy.plan import UserPlan
+from ...privacy.secagg.session import Roster
+from ...shared.adapters import Array
+from ...shared.errors import BadInputError
+from ..app import FederationConfig, make_server_app
+from .grid import Direction, run_in_process
+
+__all__ = ["CanaryDevice", "UserAudit"]
+
+_BASE = "audited"
+_LONG = 100.0  # times the clipping norm: what a canary device's change measures
+_SLACK = 1e-3  # of float32 releases
+_ROUNDED = 0.02  # of sums of whole numbers
+
+Change = Callable[[int, int], Doubles]
+"""``(device, round)`` to its change ``(dim,)``."""
+
+
+@dataclass
+class CanaryDevice:
+    """A device whose change of the shared vector is made up; otherwise as all are.
+
+    Args:
+        plan: of the federation.
+        dim: numbers that are shared.
+        change: the round's.
+        noise: the device's own.
+        sums: its part in secure sums.
+    """
+
+    plan: UserPlan
+    dim: int
+    change: Callable[[int], Doubles]
+    noise: Callable[[int], NoiseSource]
+    sums: SecureSums | None = None
+    base_id: str = _BASE
+
+    @property
+    def plan_digest(self) -> str:
+        """Identifies the plan."""
+        return self.plan.digest
+
+    def train_shared(self, theta: Array, *, round: int) -> Array:
+        """The change, sealed by the code that seals every change."""
+
+        def train(begin: Any, *_: Any) -> Array:
+            return self.change(round)[None].astype(np.float32)
+
+        training = UserTraining[int](plan=self.plan, dim=self.dim, train=train)
+        sealed: Array = training.round(theta, [[0]], [self.noise(round)], number=round)[0]
+        return sealed
+
+    def evaluate_shared(self, theta: Array, *, round: int) -> None:
+        """Nothing is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserAudit:
+    """What is audited, and how thoroughly.
+
+    Args:
+        plan: the mechanism and its claim; with noise.
+        dim: numbers that are shared, 200 at least.
+        device: makes a device of a federation.
+        server_noise: the server's source of a round, as it has it.
+        device_noise: a device's source of a round, ``(device, round)``.
+        rounds: of a federation.
+        sampled_rounds: whose sampling is watched, where sampling is claimed.
+        confidence: of the bounds on ε.
+        rng: of the audit itself.
+    """
+
+    plan: UserPlan
+    dim: int = 256
+    device: Callable[..., FederatedDevice] = CanaryDevice
+    server_noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
+    device_noise: Callable[[int, int], NoiseSource] = lambda _, __: SecureNoise()
+    rounds: int = 16
+    sampled_rounds: int = 40
+    confidence: float = 1 - 1e-7
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.plan.private:
+            problems.append("a plan without noise claims nothing that could be audited")
+        if self.plan.correlation is not None:
+            problems.append("noise that is correlated over the rounds is not audited")
+        if self.plan.separation > 1:
+            problems.append("a plan that keeps devices apart is not audited; set separation to 1")
+        if self.dim < 200 or self.dim < 2 * self.devices:
+            problems.append(f"dim must be at least 200 and twice the devices, got {self.dim}")
+        if problems:
+            raise BadInputError("; ".join(problems))
+
+    @property
+    def devices(self) -> int:
+        """That take part."""
+        return self.plan.population or self.plan.cohort
+
+    @property
+    def claim_of_a_round(self) -> float:
+        """ε of one round with everybody, as the plan's noise multiplier claims it."""
+        return epsilon_of_gaussian(
+            noise_multiplier=self.plan.noise_multiplier, steps=1, delta=self.plan.delta
+        )
+
+    def findings(self) -> list[Finding]:
+        """All audits, in the order of the module's docstring."""
+        claim = self.claim_of_a_round
+        return [
+            *self.sensitivity(),
+            *self.noises(),
+            *(against(claim, bound, audit="canary devices") for bound in self.bounds()),
+            *self.sampling(),
+            *self.accounting(),
+        ]
+
+    def sensitivity(self) -> list[Finding]:
+        """What one device adds to a release: no more than the clipping norm."""
+        long = directions(1, self.dim, self.rng)[0] * _LONG * self._norm(0.0)
+        cases = [long, np.where(np.arange(self.dim) == 0, np.inf, long)]
+        seed = int(self.rng.integers(2**31))
+        without, broken = self._one_release(seed, np.zeros(self.dim))
+        most = 0.0
+        for change in cases:
+            found, lost = self._one_release(seed, change)
+            broken = broken or lost
+            added = (found - without)[: self.dim] / self._norm(0.0)
+            most = max(most, float(np.linalg.norm(added)))
+        whole = _ROUNDED if self.plan.makers else _SLACK
+        return [
+            Finding(
+                audit="sensitivity",
+                claim="no device adds more than the clipping norm to a release",
+                found=f"{most:.4f} times the norm, of {len(cases)} made-up changes"
+                + (", and a round was lost" if broken else ""),
+                holds=most <= 1 + whole and not broken,
+            )
+        ]
+
+    def noises(self) -> list[Finding]:
+        """What is released where no device changes anything, in units of what is promised."""
+        thetas, _ = self._federation(lambda *_: np.zeros(self.dim), self.rounds)
+        released = np.diff(thetas, axis=0) * self.plan.cohort
+        released[:, self.dim :] -= self.devices * silent_vote(self.plan.clip)
+        width = released.shape[1]
+        for row, before in zip(released, thetas[:-1], strict=True):
+            row /= promised_deviations(self.plan, width, self._entry(before))
+        return noise_findings(released, np.full(width, 1 - _SLACK), what="a release")
+
+    def bounds(self) -> list[LowerBound]:
+        """ε that canary devices show of one round with everybody."""
+        there, away, cosines = self._scores()
+        delta, confidence = self.plan.delta, self.confidence
+        return [
+            reference_bound(there, away, delta=delta, confidence=confidence),
+            cosine_bound(cosines, self.dim, delta=delta, confidence=confidence),
+        ]
+
+    def estimate(self) -> Estimate:
+        """Andrew et al.'s estimate of the same."""
+        found = self._scores(orthogonal=False)[2]
+        return cosine_estimate(found, self.dim, delta=self.plan.delta)
+
+    def sampling(self) -> list[Finding]:
+        """Who is asked in which round."""
+        if self.plan.population is None:
+            return []
+        asked: list[tuple[int, int]] = []
+
+        def tap(message: Message, way: Direction) -> None:
+            if way == "down":
+                asked.append((int(message.metadata.group_id) - 1, message.metadata.dst_node_id))
+
+        def silent(*_: int) -> Doubles:
+            return np.zeros(self.dim)
+
+        self._federation(silent, self.sampled_rounds, tap=tap, everybody=False)
+        entered = np.zeros((self.sampled_rounds, self.devices), bool)
+        for round, node in asked:
+            entered[round, node] = True
+        rate = max(charge.sampling_rate for charge in self.plan.charges(1, 1))
+        return sampling_findings(entered, rate)
+
+    def accounting(self) -> list[Finding]:
+        """What the ledger holds after a federation, against its plan."""
+        plan = self._lasting(min(3, self.rounds))
+        _, ledger = self._federation(lambda *_: np.zeros(self.dim), plan.rounds)
+        charges = [charge for charge in ledger.charges if charge.unit == "user"]
+        return account_findings(
+            charges,
+            plan.epsilon(1),
+            delta=plan.delta,
+            relation=plan.relation,
+            noise_multiplier=plan.noise_multiplier,
+            steps=plan.rounds,
+        )
+
+    def _scores(self, *, orthogonal: bool = True) -> tuple[Doubles, Doubles, Doubles]:
+        """Of canaries, of unused directions, and the canaries' cosines."""
+        count = self.devices
+        drawn = [
+            directions(2 * count, self.dim, self.rng, orthogonal=orthogonal)
+            for _ in range(self.rounds)
+        ]
+
+        def change(device: int, round: int) -> Doubles:
+            long: Doubles = drawn[round - 1][device] * _LONG * self._norm(10.0)
+            return long
+
+        thetas, _ = self._federation(change, self.rounds)
+        there, away, cosines = [], [], []
+        for before, after, used in zip(thetas[:-1], thetas[1:], drawn, strict=True):
+            released = (after - before)[: self.dim] * self.plan.cohort
+            found = used @ released / self._norm(self._entry(before))
+            there.append(found[:count])
+            away.append(found[count:])
+            cosines.append(used[:count] @ released / np.linalg.norm(released))
+        return np.concatenate(there), np.concatenate(away), np.concatenate(cosines)
+
+    def _one_release(self, seed: int, change: Doubles) -> tuple[Doubles, bool]:
+        """The first release where the last device makes this change, and whether it was lost."""
+        last = self.devices - 1
+        thetas, _ = self._federation(
+            lambda device, _: change if device == last else np.zeros(self.dim),
+            1,
+            server_noise=lambda _: QuietNoise(seed),
+            device_noise=lambda device, _: QuietNoise(seed + device),
+        )
+        released: Doubles = (thetas[-1] - thetas[0]) * self.plan.cohort
+        return released, len(thetas) != 2
+
+    def _lasting(self, rounds: int) -> UserPlan:
+        within = self.plan.within and replace(self.plan.within, rounds=rounds)
+        return replace(self.plan, rounds=rounds, within=within)
+
+    def _norm(self, entry: float) -> float:
+        return promised_norm(self.plan.clip, entry)
+
+    def _entry(self, theta: Doubles) -> float:
+        return float(theta[-1]) if len(theta) > self.dim else 0.0
+
+    def _federation(
+        self,
+        change: Change,
+        rounds: int,
+        *,
+        server_noise: Callable[[int], NoiseSource] | None = None,
+        device_noise: Callable[[int, int], NoiseSource] | None = None,
+        tap: Callable[[Message, Direction], None] | None = None,
+        everybody: bool = True,
+    ) -> tuple[Doubles, Ledger]:
+        """The shared vectors ``(rounds + 1, width)`` of a federation, and its ledger."""
+        plan, width = self._lasting(rounds), self.plan.width(self.dim)
+        servers, theirs = server_noise or self.server_noise, device_noise or self.device_noise
+        roster, sums = self._secure_sums(plan, theirs)
+        devices = [
+            self.device(
+                plan,
+                self.dim,
+                partial(change, i),
+                partial(theirs, i),
+                sums.get(i),
+            )
+            for i in range(self.devices)
+        ]
+        thetas = [np.zeros(width)]
+        app = make_client_app(lambda at: devices[int(at.node_config["partition-id"])])
+        with tempfile.TemporaryDirectory(prefix="locavore-") as folder:
+            path = Path(folder)
+            written = Ledger(path / "ledger.jsonl", delta=plan.delta)
+            config = FederationConfig(
+                base_id=_BASE,
+                plan_digest=plan.digest,
+                form="audit",
+                dim=width,
+                rounds=rounds,
+                cohort=plan.cohort,
+                min_replies=1,
+                min_nodes=1,
+                seed=0,
+                checkpoint_dir=path,
+                evaluate=False,
+                plan=plan,
+                noise=lambda round: CountedNoise(servers(round), everybody=everybody),
+                ledger=written,
+                wait_s=0,
+                roster=None if roster is None else lambda: roster,
+            )
+            server = make_server_app(
+                config, lambda report: thetas.append(report.theta.astype(np.float64))
+            )
+            run_in_process(server, app, self.devices, node_ids=range(self.devices), tap=tap)
+            kept = Ledger(_Kept(written.journal.lines()), delta=plan.delta)
+        return np.array(thetas), kept
+
+    def _secure_sums(
+        self, plan: UserPlan, noise: Callable[[int, int], NoiseSource]
+    ) -> tuple[Roster | None, Mapping[int, SecureSums]]:
+        if plan.makers is None:
+            return None, {}
+        keys = [Ed25519PrivateKey.generate() for _ in range(self.devices)]
+        roster = Roster(key.public_key().public_bytes_raw() for key in keys)
+        return roster, {
+            i: SecureSums(plan, key, roster.named, noise=partial(noise, i), random=os.urandom)
+            for i, key in enumerate(keys)
+        }
+
+
+@dataclass
+class _Kept:
+    """A ledger's lines after its file is gone."""
+
+    kept: list[bytes]
+
+    def lines(self) -> list[bytes]:
+        return self.kept
+
+    def append(self, make: Callable[[list[bytes]], list[bytes]]) -> None:
+        self.kept += make(self.kept)

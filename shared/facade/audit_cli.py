@@ -1,0 +1,152 @@
+"""``locavore audit``: hold claims of privacy against what can be learned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from .home import find_base
+from .shared.errors import BadInputError, MissingExtraError, PrivacyError
+
+if TYPE_CHECKING:
+    from .privacy.audit.findings import Finding
+
+__all__ = ["audit_app"]
+
+audit_app = typer.Typer(no_args_is_help=True, help="Hold privacy claims against what is learned.")
+console = Console(width=None if sys.stdout.isatty() else 100)
+
+_PUBLIC = 200  # texts that a base is audited with
+
+Clip = Annotated[float, typer.Option(help="Norm to which a contribution is cut.")]
+Noise = Annotated[float, typer.Option(help="Noise multiplier that is claimed.")]
+Relation = Annotated[
+    str, typer.Option(help="Neighbours: add-or-remove-one, replace-one or zero-out.")
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045  # typer reads this form
+    typer.Option(help="JSON file of all findings."),
+]
+
+
+@audit_app.command("mechanism")
+def audit_mechanism(
+    trust: Annotated[str, typer.Option(help="central, secure-aggregation or local.")] = "central",
+    cohort: Annotated[int, typer.Option(help="Devices in a round.")] = 6,
+    clip: Clip = 1.0,
+    noise: Noise = 1.0,
+    relation: Relation = "add-or-remove-one",
+    out: Out = None,
+) -> None:
+    """Audit user-level privacy: canary devices through the apps of both sides, in seconds."""
+    _require("simulate", "dp_accounting", "flwr", "torch")
+    from .privacy.audit.openings import opening_findings
+    from .privacy.plan import UserPlan
+    from .server.simulation.audit import UserAudit
+
+    plan = UserPlan(
+        trust=trust,  # type: ignore[arg-type]  # the plan refuses others in a sentence
+        cohort=cohort,
+        clip=clip,
+        noise_multiplier=noise,
+        relation=relation,  # type: ignore[arg-type]
+    )
+    findings = UserAudit(plan=plan).findings()
+    if plan.makers is not None:
+        findings += opening_findings()
+    _say(findings, out)
+
+
+@audit_app.command("training")
+def audit_training(
+    base: Annotated[str, typer.Option(help="A built base, by name or path.")],
+    clip: Clip = 6.0,
+    noise: Noise = 1.0,
+    batch: Annotated[int, typer.Option(help="Records per step, on average.")] = 16,
+    local_steps: Annotated[int, typer.Option(help="Steps per round.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 3,
+    relation: Relation = "add-or-remove-one",
+    form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
+    rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
+    out: Out = None,
+) -> None:
+    """Audit record-level privacy: the private training of a base, with made-up records."""
+    _require("train", "dp_accounting", "scipy", "torch")
+    from .client.audit.base import audit_base
+    from .privacy.plan import RecordPlan
+
+    plan = RecordPlan(
+        clip=clip,
+        noise_multiplier=noise,
+        expected_batch=batch,
+        local_steps=local_steps,
+        rounds=rounds,
+        relation=relation,  # type: ignore[arg-type]
+    )
+    if form not in ("core", "ffa"):
+        raise BadInputError(f"--form must be core or ffa, got {form!r}")
+    audit = audit_base(find_base(base), plan, form=form, rank=rank, records=_PUBLIC)  # type: ignore[arg-type]
+    _say(audit.findings(), out)
+
+
+@audit_app.command("wire")
+def audit_wire(
+    recording: Annotated[Path, typer.Argument(help="A recorded run's messages.")],
+    secrets: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File of texts that must not travel, one a line."),
+    ] = None,
+    adapter: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="PEFT adapter folder whose numbers must not travel; several times."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Audit a recorded run: every message against the allow-list, every byte for secrets."""
+    _require("federate", "flwr")
+    import numpy as np
+
+    from .privacy.audit.wire import Secret, wire_findings
+    from .server.simulation.recording import load_recording, terms_of
+    from .shared.adapters import load_adapter
+
+    for path in [recording, *([secrets] if secrets else [])]:
+        if not path.is_file():
+            raise BadInputError(f"there is no file {path}")
+    messages = load_recording(recording)
+    texts = secrets.read_text("utf-8").splitlines() if secrets else []
+    planted: dict[str, Secret] = {f"text {i}": line for i, line in enumerate(texts, 1) if line}
+    for folder in adapter or []:
+        factors = load_adapter(folder).factors.values()
+        planted[str(folder)] = np.concatenate([part.ravel() for pair in factors for part in pair])
+    width, plan = terms_of(messages)
+    _say(wire_findings(messages, planted, width=width, plan=plan), out)
+
+
+def _say(findings: Sequence[Finding], out: Path | None) -> None:
+    """One line a finding, the verdict last.
+
+    Raises:
+        PrivacyError: a claim is refuted.
+    """
+    from .privacy.audit.findings import to_json, verdict
+
+    if out is not None:
+        out.write_text(to_json(findings) + "\n", "utf-8")
+    for finding in findings:
+        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
+    if not all(finding.holds for finding in findings):
+        raise PrivacyError(verdict(findings))
+    console.print(verdict(findings), highlight=False, soft_wrap=True)
+
+
+def _require(extra: str, *modules: str) -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtraError(extra, "this audit")
