@@ -351,6 +351,9 @@ class _Unclipped(UserPlan):
     def seal(self, change: Doubles, entry: float, noise: NoiseSource) -> Doubles:
         return np.nan_to_num(change, posinf=0.0, neginf=0.0)
 
+    def bounded(self, contribution: Any, entry: float) -> Any:
+        return contribution  # the server would cut it otherwise
+
 
 class _QuietRelease(UserPlan):
     def release(self, total: Doubles, *rest: Any) -> tuple[Doubles, Doubles | None]:
