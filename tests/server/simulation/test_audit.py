@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 from locavore.privacy.audit.findings import Finding
 from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.matrix import Correlation
-from locavore.privacy.noise import Doubles, NoiseSource
+from locavore.privacy.noise import Doubles, NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import UserPlan
 from locavore.server.simulation.audit import UserAudit
 from locavore.server.strategy import FederatedStrategy
@@ -52,7 +52,11 @@ def test_federations_hold(plan: UserPlan) -> None:
 
 
 def test_canary_devices_come_close_to_the_claim() -> None:
-    found = audit(user_plan(cohort=20), confidence=0.95)
+    found = audit(
+        user_plan(cohort=20),
+        confidence=0.95,
+        server_noise=lambda round: insecure_seeded_noise(5, round),  # one run in twenty is beyond
+    )
     known, cosine = found.bounds()
     assert 0.6 * found.claim_of_a_round < known.epsilon < found.claim_of_a_round
     assert 0.5 * found.claim_of_a_round < cosine.epsilon < found.claim_of_a_round
