@@ -28,6 +28,7 @@ from locavore.privacy.noise import Doubles, NoiseSource, insecure_seeded_noise, 
 from locavore.privacy.plan import RecordPlan, UserPlan
 from locavore.privacy.secagg.device import SecAggDevice
 from locavore.privacy.secagg.session import Opened
+from locavore.server.aggregation import Aggregation, Upload
 from locavore.server.strategy import FederatedStrategy
 from locavore.shared.wire import Broadcast, Records
 
@@ -368,11 +369,13 @@ class _ByWhoCame(UserPlan):
         return total + (super().add_noise(total, noise, entry) - total) / 3
 
 
-def _weighted(theta: Doubles, updates: Sequence[Doubles]) -> Doubles:
+_TOTAL = Aggregation.total
+
+
+def _weighted(self: Aggregation, theta: Any, uploads: Sequence[Upload], round: int) -> Doubles:
     """As by sample counts: one device has ten times the others' records."""
-    longest = max(updates, key=lambda update: float(np.abs(update).sum()))
-    total: Doubles = np.sum([*updates, *[longest] * 9], axis=0, dtype=np.float64)
-    return total
+    longest = max(uploads, key=lambda upload: float(np.abs(upload.change).sum()))
+    return _TOTAL(self, theta, [*uploads, *[longest] * 9], round)
 
 
 def _one_size(self: FederatedStrategy, nodes: Any, round: int) -> list[int]:
@@ -407,7 +410,7 @@ USER_BUGS: Mapping[str, UserBug] = {
     "weights by sample counts": (
         _CENTRAL,
         {},
-        lambda: patch("locavore.server.strategy._total", _weighted),
+        lambda: patch.object(Aggregation, "total", _weighted),
     ),
     "rounds without a charge": (
         _CENTRAL,
