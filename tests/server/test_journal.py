@@ -76,3 +76,10 @@ def test_a_spoilt_beginning_is_not_guessed_at(tmp_path: Path) -> None:
     (tmp_path / "round-000001.journal" / "begin").write_bytes(b"{")
     with pytest.raises(FederationError, match=r"cannot be read.*to ask round 1 anew"):
         Journal.open(tmp_path, 1)
+
+
+def test_another_plans_round_is_not_gone_on_with(tmp_path: Path) -> None:
+    Journal.open(tmp_path, 1, "ab").begin([1])
+    assert Journal.open(tmp_path, 1, "ab").asked == (1,)
+    with pytest.raises(FederationError, match="it is of plan 'ab', not 'cd'"):
+        Journal.open(tmp_path, 1, "cd")

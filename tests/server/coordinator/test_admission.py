@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from locavore.privacy.secagg.roster import SignedRoster
 from locavore.server.coordinator.admission import Admission
 from locavore.shared.admission import Enrolment, Leave
-from locavore.shared.errors import AdmissionError
+from locavore.shared.errors import AdmissionError, FederationError
 
 TERMS = "ab" * 32
 
@@ -198,3 +198,18 @@ def test_a_request_has_its_fields_and_no_others(said: object) -> None:
 def test_fields_are_texts_of_a_length(value: object) -> None:
     with pytest.raises(AdmissionError, match="texts of 4096 characters at most"):
         Leave.read({"identity": value, "signature": "b"})
+
+
+def test_a_register_of_other_terms_is_refused(desk: Desk, tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="is of a federation with other terms"):
+        Admission(tmp_path / "a" / "admission.db", desk.key, "cd" * 32, desk.clock)
+
+
+def test_leaving_twice_makes_no_roster(desk: Desk) -> None:
+    key = Ed25519PrivateKey.generate()
+    desk.enrol(key)
+    desk.admission.leave(Leave.sign(key, TERMS))
+    before = desk.admission.signed_roster(desk.admission.roster().digest)
+    desk.admission.leave(Leave.sign(key, TERMS))
+    after = desk.admission.signed_roster(desk.admission.roster().digest)
+    assert SignedRoster.from_json(after).version == SignedRoster.from_json(before).version
