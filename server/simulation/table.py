@@ -43,8 +43,8 @@ _KEYS = (
 )
 _TRUST = {
     "local": "local, nobody but the device itself, since its updates are noised before they leave",
-    "secure-aggregation": "secure aggregation, assumed by this simulation: a server that sees only "
-    "sums, which hold the noise",
+    "secure-aggregation": "secure aggregation: enough devices that do not collude with the server, "
+    "which sees only sums that hold the noise",
     "central": "central: the server sees clipped updates, and adds the noise to their sum",
 }
 _COLOURS = {HELPS: "green", UNCLEAR: "yellow", HURTS: "red"}
