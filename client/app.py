@@ -107,7 +107,7 @@ def make_client_app(
 
     def reply(message: Message, context: Context, phase: Phase, work: Work) -> Message:
         """The answer that was given before, or that ``work`` makes."""
-        guarded = partial(_guarded, work)
+        guarded = partial(_sealed, work, protocol=True)
         if answers is None:
             return _reply(message, guarded())
         said = describe(message.content)
@@ -212,30 +212,16 @@ def _train(device: FederatedDevice, order: Broadcast) -> Records:
     return records
 
 
-def _guarded(work: Work) -> Records:
-    """Do work of the protocol, whose own errors hold nothing personal; seal all others."""
-    refusal: LocavoreError | None = None
+def _sealed(work: Callable[[], _Result], *, protocol: bool = False) -> _Result:
+    """Do work whose errors may hold personal text; let only the class's name out.
 
-    def kept() -> Records | None:
-        nonlocal refusal
-        try:
-            return work()
-        except LocavoreError as error:
-            refusal = error
-            return None
-
-    records = _sealed(kept)
-    if records is None:
-        assert refusal is not None
-        raise refusal
-    return records
-
-
-def _sealed(work: Callable[[], _Result]) -> _Result:
-    """Do work whose errors may hold personal text; let only the class's name out."""
+    The protocol's own refusals hold none, and tell the server why.
+    """
     try:
         return work()
     except LocavoreError as error:  # says what to do, in a sentence
+        if protocol:
+            raise
         _log.error("this device could not answer the federation: %s", error)
         name = type(error).__name__
     except Exception as error:

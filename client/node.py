@@ -133,7 +133,7 @@ class EmbeddedNode:
         key: the node's EC key (P-384), which the server has registered.
         config: how it behaves.
         certificates: PEM of the authorities that the server's certificate must be signed by;
-            None: those that this system trusts. ``insecure`` speaks without TLS, on loopback only.
+            None: those that this system trusts. ``insecure`` speaks without TLS: for tests.
         node_id: as the server gave it at registration. Without it the node is activated by its
             key, which a server refuses as long as it takes the node for connected.
         node_config: for the app's Flower context.

@@ -15,7 +15,7 @@ from .matrix import Correlation
 from .plan import PrivacyPlan, RecordPlan, UserPlan
 from .secagg.session import SecureSum
 
-__all__ = ["Terms", "plan_from", "plan_to"]
+__all__ = ["Terms", "made", "plan_from", "plan_to"]
 
 _PLANS: Mapping[str, type[RecordPlan] | type[UserPlan]] = {"record": RecordPlan, "user": UserPlan}
 _PARTS: Mapping[str, Any] = {
@@ -45,14 +45,15 @@ def plan_from(said: Mapping[str, Any]) -> RecordPlan | UserPlan:
         raise BadInputError(f"a plan's unit must be 'record' or 'user', got {unit!r}")
     for name, part in _PARTS.items():
         if isinstance(rest.get(name), Mapping):
-            rest[name] = _made(part, rest[name], f"the plan's {name}")
+            rest[name] = made(part, rest[name], f"the plan's {name}")
     if isinstance(rest.get("within"), Mapping):
         rest["within"] = plan_from(rest["within"])
-    plan: RecordPlan | UserPlan = _made(_PLANS[unit], rest, f"a plan for the unit {unit!r}")
+    plan: RecordPlan | UserPlan = made(_PLANS[unit], rest, f"a plan for the unit {unit!r}")
     return plan
 
 
-def _made(kind: Any, said: Mapping[str, Any], what: str) -> Any:
+def made(kind: Any, said: Mapping[str, Any], what: str) -> Any:
+    """A dataclass from plain data; BadInputError, about ``what``, where it cannot be made."""
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(said) - known):
         raise BadInputError(
@@ -139,7 +140,7 @@ class Terms:
             if said.pop("format") != 1:
                 raise BadInputError("these terms are of another format; update locavore")
             said["plan"] = plan_from(said["plan"])
-            terms: Terms = _made(cls, said, "a federation's terms")
+            terms: Terms = made(cls, said, "a federation's terms")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInputError(f"a federation's terms cannot be read: {error}") from None
         return terms

@@ -1,7 +1,7 @@
 """Who is let in: invitations that hold once, devices, revocations, and the signed roster.
 
 One SQLite file. Tokens are kept as SHA-256. Every change makes a new roster, signed by the
-admission key, which need not be the server's: see :mod:`locavore.privacy.secagg.roster`.
+admission key, which the coordinator holds: see :mod:`locavore.privacy.secagg.roster`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...privacy.plan import RecordPlan, UserPlan
-from ...privacy.terms import plan_from
+from ...privacy.terms import made, plan_from
 from ...shared.errors import BadInputError
 from ..aggregation import RobustMean, ServerOptimizer, policy_named, require_possible
 from .limits import Limits
@@ -172,14 +172,9 @@ def _config(said: dict[str, Any], folder: Path) -> CoordinatorConfig:
 
 
 def _made(kind: Any, said: Mapping[str, Any], what: str, folder: Path) -> Any:
-    known = {one.name: one.type for one in fields(kind)}
-    if unknown := sorted(set(said) - set(known)):
-        raise BadInputError(f"{what} has no {unknown[0]!r}; it may have {', '.join(known)}")
-    values = {
-        name: folder / value if "Path" in str(known[name]) else value
-        for name, value in said.items()
-    }
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise BadInputError(f"{what}: {error}") from None
+    types = {one.name: str(one.type) for one in fields(kind)}
+    return made(
+        kind,
+        {k: folder / v if "Path" in types.get(k, "") else v for k, v in said.items()},
+        what,
+    )

@@ -60,8 +60,8 @@ class Link:
     """The state of a SuperLink, and the two sides on which it is spoken to.
 
     It lives in memory, which keeps a hundred nodes' polls off a database. What must survive is not
-    here: devices are in the register, rounds in checkpoints and journals, and a message that was
-    lost is sent again.
+    here: devices are in the register, rounds in checkpoints and journals, and what a round has not
+    heard when the process dies is asked again.
     """
 
     def __init__(self) -> None:

@@ -304,7 +304,7 @@ def test_too_few_devices_make_no_secure_sums(tmp_path: Path, package: Package) -
     [
         ('name = "local"', "name = ", "cannot be read"),
         ('name = "local"', "", "missing 1 required keyword-only argument: 'name'"),
-        ("min_nodes = 5", "min_node = 5", "the file has no 'min_node'"),
+        ("min_nodes = 5", "min_node = 5", "the file has no field 'min_node'"),
         ("[plan]", "[plans]", r"the table \[plan\] is missing"),
         ("rounds = 4", "rounds = 0", "rounds must be at least 1"),
         ("port = 0", "port = 70000", "port must be 0..65535, got 70000"),
