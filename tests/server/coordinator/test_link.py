@@ -329,9 +329,15 @@ def test_a_message_of_a_round_that_is_over_is_not_handed_out(tmp_path: Path) -> 
     fleet = Fleet(fewest=3)
     deployed = Deployed(fleet, tmp_path)
     away = threading.Event()
+
+    def stay_away() -> bool:
+        away.set()
+        return threading.Event().wait(0.05)
+
     with serving(deployed.link.fleet()) as port, deployed.nodes(port) as nodes:
         settle(lambda: deployed.link.online() == 5)
-        nodes[4]._turn = lambda: away.wait(0.05)  # type: ignore[method-assign]
+        nodes[4]._turn = stay_away  # type: ignore[method-assign]
+        assert away.wait(10)  # whatever the node was at when it was sent away is over
         deployed.run(reply_timeout_s=3.0)
         del nodes[4]._turn
         threading.Event().wait(0.5)
