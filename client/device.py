@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..shared.adapters import Adapter
 from ..shared.contexts import Consent, Context, Instruction, Use
 from ..shared.errors import AdapterError, BadInputError
-from .prompt import Prompt, build_prompt
+from .engine import Model, Request
 from .retrieval import Embedder, Hit, Retriever, Where, reweighted
-from .runtime import Completion, Generation, TextModel
 from .user_model import Guidance, UserModel
 from .vault.archive import export_vault
 from .vault.certificate import Certificate, Left
@@ -21,20 +22,19 @@ from .vault.vault import Vault
 
 __all__ = ["Content", "Device", "Explanation", "Trace", "unlocking"]
 
-_PROMPT_SHARE = 0.75  # of the base's context that a prompt may fill at most
 _ADAPTERS = ("shared", "private")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What went into a generated text.
+    """What went into what was generated.
 
     Args:
         hits: passages that stood in the prompt.
         adapters: names of the adapters that were live.
         prompt_tokens: size of the prompt.
         digests: of the live adapters' weights.
-        reason: why the text was personalised, or why not.
+        reason: why it was personalised, or why not.
     """
 
     hits: tuple[Hit, ...]
@@ -51,9 +51,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Content:
-    """A generated text, why it ended, and its trace."""
+    """What was generated, a text or what else the base makes, why it ended, and its trace."""
 
-    text: str
+    output: Any
     reason: str
     trace: Trace
 
@@ -90,7 +90,7 @@ class Device:
 
     def __init__(
         self,
-        model: TextModel | None = None,
+        model: Model[Any, Any] | None = None,
         store: Vault | None = None,
         embedder: Embedder | None = None,
         shared: Adapter | None = None,
@@ -111,7 +111,7 @@ class Device:
         passphrase: str | None = None,
         key: bytes | None = None,
         keyring: str | None = None,
-        model: TextModel | None = None,
+        model: Model[Any, Any] | None = None,
         embedder: Embedder | None = None,
     ) -> Device:
         """Make an encrypted vault in a folder, unlocked by one of the three.
@@ -136,7 +136,7 @@ class Device:
         passphrase: str | None = None,
         key: bytes | None = None,
         keyring: str | None = None,
-        model: TextModel | None = None,
+        model: Model[Any, Any] | None = None,
         embedder: Embedder | None = None,
         read_only: bool = False,
         accept_rollback: bool = False,
@@ -173,13 +173,13 @@ class Device:
         self.close()
 
     @property
-    def model(self) -> TextModel:
+    def model(self) -> Model[Any, Any]:
         """The base's runtime. Raises ``BadInputError`` where the device was opened without."""
         if self._model is None:
             raise BadInputError("this device was opened without a model; give it one to generate")
         return self._model
 
-    def use_model(self, model: TextModel) -> None:
+    def use_model(self, model: Model[Any, Any]) -> None:
         """Use another base's runtime from now on."""
         self._model = model
 
@@ -248,11 +248,13 @@ class Device:
         self._rebuild(trainer)
         chain = self.store.lineage.slices
         known = {record_id for link in chain for record_id in link.records}
-        fresh = [r for r in self.training_records("train") if r.id not in known]
+        fresh = [
+            r for r in self.training_records("train") if r.id not in known and trainer.takes(r)
+        ]
         if fresh:
             how = dict(trainer.how)
             trained = trainer.train(
-                [record.text for record in fresh],
+                fresh,
                 how=how,
                 place=len(chain),
                 start=self.store.lineage.private,
@@ -306,36 +308,36 @@ class Device:
         return [r.text for r in self.training_records("federate" if federate else "train")]
 
     def guide(
-        self, request: str, *, k: int = 4, budget: int | None = None, about: bool = True
+        self,
+        request: str,
+        *,
+        budget: int,
+        cost: Callable[[str], int],
+        k: int = 4,
+        about: bool = True,
     ) -> Guidance:
-        """What an engine should know about the person for a request, within a token budget.
+        """What an engine should know about the person for a request, within a budget.
 
         Args:
-            k: passages at most; 0 for none.
-            budget: tokens; as many as a prompt of this device's model may have, when not given.
+            budget: of the engine, such as tokens.
+            cost: what a text takes of it.
+            k: passages at most; 0 personalises nothing.
             about: whether the engine can be told sentences about the person.
         """
+        if not k:
+            return Guidance()
         retriever, person = self._searched()
-        hits = retriever.retrieve(request, k) if k else []
-        room = int(self.model.max_tokens * _PROMPT_SHARE) if budget is None else budget
-        return person.guidance(
-            hits, budget=room, cost=lambda text: len(self.model.encode(text)), about=about
-        )
+        hits = retriever.retrieve(request, k)
+        return person.guidance(hits, budget=budget, cost=cost, about=about)
 
-    def prompt(self, instruction: Instruction, *, k: int = 4, budget: int | None = None) -> Prompt:
-        """Retrieve and build the prompt; ``k=0`` personalises nothing."""
-        room = int(self.model.max_tokens * _PROMPT_SHARE) if budget is None else budget
-        told = instruction.mode == "chat"
-        guidance = Guidance()
-        if k:
-            guidance = self.guide(instruction.text, k=k, budget=room, about=told)
-        return build_prompt(
-            instruction,
-            guidance,
-            budget=room,
-            encode=self.model.encode,
-            chat=self.model.chat_prompt,
-        )
+    def request(self, instruction: Instruction, how: Any = None, *, k: int = 4) -> Request[Any]:
+        """Retrieve, and prepare what the base is asked; ``k=0`` personalises nothing.
+
+        Args:
+            how: the engine's settings, such as :class:`~locavore.client.runtime.Generation`.
+            k: passages to retrieve at most.
+        """
+        return self.model.request(instruction, partial(self.guide, instruction.text, k=k), how)
 
     def use_adapters(self, *names: str) -> None:
         """Make the named adapters live: any of ``shared`` and ``private``, or none.
@@ -352,7 +354,7 @@ class Device:
     def generate(
         self,
         instruction: Instruction,
-        how: Generation | None = None,
+        how: Any = None,
         *,
         k: int = 4,
         adapters: Sequence[str] | None = None,
@@ -360,33 +362,20 @@ class Device:
         """Generate with retrieval and this device's adapters.
 
         Args:
+            how: as for :meth:`request`.
             k: passages to retrieve at most; 0 for none.
             adapters: names as in :meth:`use_adapters`; every adapter of the device when not given.
 
         Raises:
             ContextLengthError: the instruction does not fit in the base's context.
         """
-        how = how or Generation()
         names = tuple(adapters) if adapters is not None else self.available_adapters()
-        prompt = self.prompt(instruction, k=k, budget=self._budget(how))
+        request = self.request(instruction, how, k=k)
         self.use_adapters(*names)
-        done: Completion = self.model.generate([prompt.full], how)[0]
+        output, reason = request.fulfil()
         digests = tuple(self._adapter(name).digest for name in names)
-        trace = Trace(prompt.used, names, prompt.tokens, digests, prompt.reason)
-        return Content(done.text, done.reason, trace)
-
-    def stream(
-        self, instruction: Instruction, how: Generation | None = None, *, k: int = 4
-    ) -> tuple[Prompt, Iterator[str]]:
-        """Generate piece by piece with every adapter of the device.
-
-        Returns:
-            The prompt with the passages used, and the pieces of text as they become certain.
-        """
-        how = how or Generation()
-        prompt = self.prompt(instruction, k=k, budget=self._budget(how))
-        self.use_adapters(*self.available_adapters())
-        return prompt, self.model.stream(prompt.full, how)
+        trace = Trace(request.used, names, request.tokens, digests, request.reason)
+        return Content(output, reason, trace)
 
     def _adapter(self, name: str) -> Adapter:
         if name not in _ADAPTERS:
@@ -425,7 +414,7 @@ class Device:
         for place in lineage.due:
             link = chain[place]
             trained = trainer.train(
-                [self.store.get(record_id).text for record_id in link.records],
+                [self.store.get(record_id) for record_id in link.records],
                 how=link.how,
                 place=place,
                 start=lineage.private,
@@ -439,10 +428,6 @@ class Device:
     def _adapters_changed(self, certificate: Certificate) -> None:
         if certificate.adapter_before != certificate.adapter_after:
             self.private = self.store.lineage.private
-
-    def _budget(self, how: Generation) -> int:
-        room = self.model.max_tokens - how.max_tokens - 1
-        return min(int(self.model.max_tokens * _PROMPT_SHARE), room)
 
 
 def unlocking(

@@ -1,4 +1,4 @@
-"""A text device as the federation sees it: trains the shared vector, keeps everything else.
+"""A device as the federation sees it: trains the shared vector, keeps everything else.
 
 Needs the ``train`` extra.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from ..privacy.ledger import Charge, Ledger
 from ..privacy.noise import NoiseSource, SecureNoise
 from ..privacy.plan import PrivacyPlan
 from ..shared.adapters import Adapter, Array
+from ..shared.contexts import Context
 from ..shared.errors import BadInputError, TooLittleDataError
 from ..shared.forms import SharedForm
 from .device import Device
@@ -22,24 +24,18 @@ from .training.adapted import AdaptedTwin, shared_chains
 from .training.exchange import Exchange
 from .training.local import LocalTraining
 from .training.memory import samples_within
-from .training.objectives.language import token_batch
 from .training.passes import AT_ONCE
 from .training.shared import SharedTraining, private_training
 
-__all__ = [
-    "MAX_RECORD_TOKENS",
-    "MIN_RECORDS",
-    "FederatedTextDevice",
-    "records_needed",
-    "text_training",
-]
+__all__ = ["MIN_RECORDS", "FederatedLearner", "form_training", "records_needed"]
 
 MIN_RECORDS = 32  # with fewer, a record is sampled at a rate that hides nothing
-MAX_RECORD_TOKENS = 96
+
+Example = TypeVar("Example")
 
 
 @dataclass
-class FederatedTextDevice:
+class FederatedLearner(Generic[Example]):
     """Implements the ``FederatedDevice`` protocol of :mod:`locavore.client.app`.
 
     Args:
@@ -59,7 +55,7 @@ class FederatedTextDevice:
     """
 
     device: Device
-    twin: AdaptedTwin
+    twin: AdaptedTwin[Example]
     form: SharedForm
     plan: PrivacyPlan
     noise: Callable[[int], NoiseSource] = lambda _: SecureNoise()
@@ -83,21 +79,21 @@ class FederatedTextDevice:
     @property
     def base_id(self) -> str:
         """The base that the shared vector belongs to."""
-        return self.device.model.base_id
+        return self.twin.base_id
 
     @property
     def plan_digest(self) -> str:
         """Identifies the plan that this device agreed to."""
         return self.plan.digest
 
-    def records(self) -> list[list[int]]:
-        """Token ids of the records that may be federated, one a record, cut to the maximum."""
-        model, texts = self.device.model, self.device.training_texts(federate=True)
-        most = min(MAX_RECORD_TOKENS, model.max_tokens - len(model.start))
-        encoded = (model.encode(text)[:most] for text in texts)
-        return [ids for ids in encoded if len(ids) > 1]
+    def records(self) -> list[Example]:
+        """Examples of the records that may be federated."""
+        return self.twin.examples(self._own())
 
-    def begin(self, round: int) -> list[list[int]]:
+    def _own(self) -> list[Context]:
+        return [r for r in self.device.training_records("federate") if self.twin.takes(r)]
+
+    def begin(self, round: int) -> list[Example]:
         """Agree to a round and charge it; returns the records to train on.
 
         Raises:
@@ -113,9 +109,10 @@ class FederatedTextDevice:
                 f"{len(records)} records may be federated, at least {needed} are needed; "
                 "this device personalises by retrieval only"
             )
-        taken = self.ledger.rounds(f"text {self.plan.digest}") if self.ledger else []
+        task = self.twin.modality
+        taken = self.ledger.rounds(f"{task} {self.plan.digest}") if self.ledger else []
         before = [other for other in taken if other != round]  # asked again, it is paid again
-        charges = self.plan.charges(round, len(records), before, task="text")
+        charges = self.plan.charges(round, len(records), before, task=task)
         if self.ledger is not None:
             with self.device.store.transaction():
                 epsilon = self.ledger.charge(*charges)
@@ -126,7 +123,7 @@ class FederatedTextDevice:
         """Say in the vault which records may take part, and at what ε."""
         for charge in charges[:1]:
             self.device.store.note_use(
-                [record.id for record in self.device.training_records("federate")],
+                [record.id for record in self._own()],
                 purpose=charge.purpose,
                 round=round,
                 unit=charge.unit,
@@ -159,13 +156,12 @@ class FederatedTextDevice:
         return self.form.to_adapter(theta[: self.form.dim], own)
 
     @cached_property
-    def training(self) -> SharedTraining[list[int]]:
+    def training(self) -> SharedTraining[Example]:
         """The private steps; the same for every device with this twin, form and plan."""
-        return text_training(
+        return form_training(
             self.twin,
             self.form,
             self.plan,
-            self.device.model.start,
             locally=self.locally,
             memory_budget=self.memory_budget,
         )
@@ -180,31 +176,29 @@ def records_needed(plan: PrivacyPlan) -> int:
     return MIN_RECORDS if "record" in plan.units else 1
 
 
-def text_training(
-    twin: AdaptedTwin,
+def form_training(
+    twin: AdaptedTwin[Example],
     form: SharedForm,
     plan: PrivacyPlan,
-    start: Sequence[int],
     *,
     locally: LocalTraining | None = None,
     memory_budget: int | str | None = None,
-) -> SharedTraining[list[int]]:
-    """Training of a shared form on token records; ``start`` stands in front of each.
+) -> SharedTraining[Example]:
+    """Training of a shared form on the examples of a twin.
 
     Raises:
-        BadInputError: the memory budget does not hold one record.
+        BadInputError: the memory budget does not hold one example.
     """
     cohort = twin.cohort(shared_chains(form))
     at_once = AT_ONCE
     if memory_budget is not None:
-        longest = token_batch([list(range(1, MAX_RECORD_TOKENS + 1))], start)
-        at_once = samples_within(cohort, longest, memory_budget)
+        at_once = samples_within(cohort, twin.collate([twin.longest()]), memory_budget)
     return private_training(
         cohort,
         plan,
-        lambda rows: token_batch(rows, start),
+        twin.collate,
         at_once=at_once,
-        length=len,
+        length=twin.size,
         locally=locally,
         exchange=None if form.plain else Exchange(form, twin),
     )

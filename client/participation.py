@@ -18,14 +18,13 @@ from ..privacy.terms import Terms
 from ..shared.adapters import Array
 from ..shared.errors import AdapterError, FederationError, TooLittleDataError
 from ..shared.forms import Directions
-from ..shared.twin import fast_twin
 from .answers import Answers
 from .app import make_client_app
 from .device import Device
-from .federated import FederatedTextDevice, records_needed
+from .engines import open_trainer
+from .federated import FederatedLearner, records_needed
 from .node import EmbeddedNode, NodeConfig
 from .secure_sum import SecureSums
-from .training.adapted import AdaptedTwin
 
 __all__ = ["Participation", "agreed_budget"]
 
@@ -78,9 +77,9 @@ class Participation:
                 "fetch that base"
             )
         self.form = terms.over(Directions.load(package.path("directions.safetensors")))
-        self.federated = FederatedTextDevice(
+        self.federated = FederatedLearner(
             device=self.device,
-            twin=AdaptedTwin(fast_twin(package), package.base_id),
+            twin=open_trainer(package, fast=True),
             form=self.form,
             plan=terms.plan,
             memory_budget=self.memory_budget,

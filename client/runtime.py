@@ -7,7 +7,7 @@ windows need. A row's result does not depend on what it was batched with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +19,19 @@ from tokenizers import Tokenizer
 
 from ..shared.adapters import Adapter, Array, compose
 from ..shared.causal_graph import CausalGraph, Past, Step
+from ..shared.contexts import Instruction
 from ..shared.errors import BadInputError, ContextLengthError
 from ..shared.packages import Package, open_package
+from .engine import Guide
+from .prompt import Prompt, build_prompt
+from .retrieval import Hit
 from .sampling import Sampling, choose
 
-__all__ = ["Completion", "Generation", "TextModel"]
+__all__ = ["Completion", "Generation", "TextModel", "Told", "start_of"]
 
 TOKENIZER = "tokenizer.json"
+
+_PROMPT_SHARE = 0.75  # of the base's context that a prompt may fill at most
 
 _Ints = npt.NDArray[np.int64]
 
@@ -60,6 +66,39 @@ class Completion:
     reason: str
 
 
+@dataclass(frozen=True)
+class Told:
+    """A prompt that is ready to be completed."""
+
+    model: TextModel
+    prompt: Prompt
+    how: Generation
+
+    @property
+    def used(self) -> tuple[Hit, ...]:
+        """The hits that stand in the prompt."""
+        return self.prompt.used
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt."""
+        return self.prompt.tokens
+
+    @property
+    def reason(self) -> str:
+        """Why it is personalised, or why not."""
+        return self.prompt.reason
+
+    def fulfil(self) -> tuple[str, str]:
+        """The completion's text, and why it ended."""
+        done = self.model.generate([self.prompt.full], self.how)[0]
+        return done.text, done.reason
+
+    def stream(self) -> Iterator[str]:
+        """Pieces of the completion, as they become certain."""
+        return self.model.stream(self.prompt.full, self.how)
+
+
 class TextModel:
     """A verified base with at most one live adapter (compose several into one)."""
 
@@ -67,10 +106,10 @@ class TextModel:
         self._graph = CausalGraph(package, threads=threads)
         self._tokenizer = Tokenizer.from_file(str(package.path(TOKENIZER)))
         details = package.manifest.details
-        self._bos: int | None = details["special"]["bos"]
         self._eos: int | None = details["special"]["eos"]
         self._chat: tuple[str, str] | None = tuple(details["chat"]) if details["chat"] else None
         self.max_tokens: int = details["max_tokens"]
+        self.start = start_of(details["special"])
         self.package = package
 
     @classmethod
@@ -125,6 +164,25 @@ class TextModel:
         if self._chat is None:
             raise BadInputError(f"base {self.base_id!r} has no chat template; use mode='continue'")
         return self._chat[0] + request + self._chat[1]
+
+    def request(
+        self, instruction: Instruction, guide: Guide, how: Generation | None = None
+    ) -> Told:
+        """Build a prompt that leaves room for what is to be generated."""
+        how = how or Generation()
+        room = min(int(self.max_tokens * _PROMPT_SHARE), self.max_tokens - how.max_tokens - 1)
+        return Told(self, self.prompt(instruction, guide, room), how)
+
+    def prompt(self, instruction: Instruction, guide: Guide, budget: int) -> Prompt:
+        """Build a prompt of at most ``budget`` tokens."""
+        guidance = guide(
+            budget=budget,
+            cost=lambda text: len(self.encode(text)),
+            about=instruction.mode == "chat",
+        )
+        return build_prompt(
+            instruction, guidance, budget=budget, encode=self.encode, chat=self.chat_prompt
+        )
 
     def generate(self, prompts: Sequence[str], how: Generation | None = None) -> list[Completion]:
         """Complete a batch of prompts.
@@ -195,6 +253,10 @@ class TextModel:
             for i, (begin, target) in enumerate(zip(firsts, targets, strict=True))
         ]
 
+    def outputs(self, example: Sequence[int]) -> Array:
+        """Logits ``(T, V)`` at every token of a record, the start's included."""
+        return self.logits([*self.start, *example])
+
     def logits(self, ids: Sequence[int]) -> Array:
         """Next-token logits ``(len(ids), V)`` at every position, under the live adapter."""
         logits: Array = self._whole(ids).logits[0]
@@ -211,12 +273,6 @@ class TextModel:
         return self._graph.run(
             padded, mask, positions, np.arange(len(ids)), self._graph.empty_past(1)
         )
-
-    @property
-    def start(self) -> list[int]:
-        """What every sequence begins with, so that even its first word has a context."""
-        anchor = self._bos if self._bos is not None else self._eos
-        return [] if anchor is None else [anchor]
 
     def _prompt_ids(self, prompt: str, how: Generation) -> list[int]:
         ids = [*self.start, *self.encode(prompt)]
@@ -251,6 +307,12 @@ class TextModel:
             )
             logits, past = step.logits[:, 0], step.past
             lengths = lengths + 1
+
+
+def start_of(special: Mapping[str, int | None]) -> list[int]:
+    """What every sequence begins with, so that even its first word has a context."""
+    anchor = special["bos"] if special["bos"] is not None else special["eos"]
+    return [] if anchor is None else [anchor]
 
 
 class _Row:

@@ -42,8 +42,8 @@ def main() -> None:
 
     beginning = "Dear Ann, the tomatoes"
     content = device.generate(Instruction(text=beginning), Generation(max_tokens=40), k=2)
-    arguments.out.write_text(beginning + content.text + "\n", "utf-8")
-    print(beginning + content.text)
+    arguments.out.write_text(beginning + content.output + "\n", "utf-8")
+    print(beginning + content.output)
     for hit in content.trace.hits:
         print(f"built from the letter of {hit.record.provenance.uri}: {hit.why}")
 

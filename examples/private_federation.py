@@ -14,6 +14,7 @@ from locavore.privacy.plan import RecordPlan
 from locavore.server.simulation.config import SimulationConfig
 from locavore.server.simulation.corpus import load_folder
 from locavore.server.simulation.run import run_simulation
+from locavore.server.simulation.writing import WritingStudy
 
 
 def main() -> None:
@@ -36,20 +37,18 @@ def main() -> None:
         plan=plan,
         rank=1,
         private=PrivateTraining(rank=1, steps=2),
-        prompt_tokens=8,
-        written=1,
-        written_tokens=8,
+        made=1,
         reference=False,
     )
-    result = run_simulation(
-        find_base(arguments.base),
-        load_folder(arguments.folder, held_out=2),
-        config,
-        arguments.out,
+    study = WritingStudy(
+        corpus=load_folder(arguments.folder, held_out=2),
         data_name=arguments.folder.name,
+        prompt_tokens=8,
+        tokens=8,
     )
+    result = run_simulation(find_base(arguments.base), study, config, arguments.out)
     for arm, figures in result["summary"].items():
-        print(f"{arm:32} loss {figures['nll']:.3f}")
+        print(f"{arm:32} loss {figures['loss']:.3f}")
 
 
 if __name__ == "__main__":

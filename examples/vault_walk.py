@@ -40,7 +40,7 @@ def main() -> None:
     for hit in hits:
         print(f"recalled from {hit.record.provenance.source}: {' '.join(hit.text.split())[:70]}")
     content = device.generate(Instruction(text=given.about), Generation(max_tokens=30), k=3)
-    print(f"{given.about}{content.text}\n({content.trace.reason})")
+    print(f"{given.about}{content.output}\n({content.trace.reason})")
     used = device.explain(content).prompt
     print(f"written from {len(used)} of your records")
 

@@ -20,7 +20,7 @@ from locavore.shared.forms import Directions
 from locavore.shared.packages import Package, sign_package
 
 if TYPE_CHECKING:
-    from locavore.client.training.adapted import AdaptedTwin
+    from locavore.client.training.text import TextTwin
     from locavore.export.quantize import Precision
     from locavore.export.sources import Source
 
@@ -207,12 +207,11 @@ def model(_session_model: TextModel) -> Iterator[TextModel]:
 
 
 @pytest.fixture
-def twin(package: Package) -> AdaptedTwin:
+def twin(package: Package) -> TextTwin:
     """A fresh twin of the float32 package."""
-    from locavore.client.training.adapted import AdaptedTwin
-    from locavore.shared.twin import open_twin
+    from locavore.client.training.text import TextTwin
 
-    return AdaptedTwin(open_twin(package), package.base_id)
+    return TextTwin.of(package)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,8 @@ import numpy as np
 from ...privacy.plan import RecordPlan
 from ...shared.forms import Directions, FormName, SharedForm
 from ...shared.packages import Package
-from ...shared.twin import open_twin
-from ..federated import MAX_RECORD_TOKENS
-from ..training.adapted import AdaptedTwin, shared_chains
-from ..training.objectives.language import token_batch
+from ..training.adapted import shared_chains
+from ..training.text import MAX_RECORD_TOKENS, TextTwin
 from .canaries import random_tokens
 from .records import RecordAudit
 
@@ -37,7 +35,7 @@ def audit_base(
         records: how many.
         seed: of the texts.
     """
-    twin = AdaptedTwin(open_twin(package), package.base_id)
+    twin = TextTwin.of(package)
     known = Directions.load(package.path("directions.safetensors")).limited(rank)
     cohort = twin.cohort(shared_chains(SharedForm(form, package.base_id, known)))
     rng = np.random.default_rng(seed)
@@ -49,7 +47,7 @@ def audit_base(
     return RecordAudit(
         cohort=cohort,
         plan=plan,
-        collate=token_batch,
+        collate=twin.collate,
         records=texts(records, 12),
         extremes=[*texts(1, 2), *texts(1, MAX_RECORD_TOKENS), [7] * MAX_RECORD_TOKENS],
         canaries=min(_CANARIES, cohort.dim // 2),

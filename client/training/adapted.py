@@ -1,33 +1,78 @@
-"""The twin of a text base, and adapters on it."""
+"""A base's torch twin with adapters beside its layers: finished ones, or ones to be trained.
+
+What an engine knows of its modality is in one subclass: how records become examples, how examples
+become a batch, and what their losses are. Everything else that trains knows none of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import ClassVar, Generic, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
-from ...shared.adapters import Adapter
+from ...shared.adapters import Adapter, Array
+from ...shared.contexts import Context
 from ...shared.forms import SharedForm
 from .branches import Pass, attached
 from .chains import Chain, Slot
 from .cohort import Batch, Cohort
 from .layout import Layout
-from .objectives.language import per_record_loss, token_batch
 
 __all__ = ["AdaptedTwin", "shared_chains"]
 
-_PROBE_TOKENS = 8
+Example = TypeVar("Example")
 
 
-class AdaptedTwin:
-    """A frozen twin with the name of its base. Its own weights never change."""
+class AdaptedTwin(ABC, Generic[Example]):
+    """A frozen twin with the name of its base. Its own weights never change.
 
-    def __init__(self, model: PreTrainedModel, base_id: str) -> None:
+    Args:
+        model: the frozen base.
+        base_id: of the base.
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, model: nn.Module, base_id: str) -> None:
         self.model = model
         self.base_id = base_id
         self._layouts: dict[str, Layout] = {}  # of the sites that were probed so far
+
+    @abstractmethod
+    def takes(self, record: Context) -> bool:
+        """Whether a record can be trained on."""
+
+    @abstractmethod
+    def examples(self, records: Sequence[Context]) -> list[Example]:
+        """What can be trained on of these records, in their order."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Example]) -> Batch:
+        """A batch of examples, a row each."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Losses ``(B,)``, each example's from its own rows alone."""
+
+    @abstractmethod
+    def outputs(self, example: Example) -> Array:
+        """What the twin says about an example; the device's runtime has the like."""
+
+    @abstractmethod
+    def probe(self) -> Batch:
+        """Three or more public samples that differ everywhere."""
+
+    @abstractmethod
+    def longest(self) -> Example:
+        """An example of the largest shape there is."""
+
+    def size(self, example: Example) -> int:
+        """What examples are sorted by, so that short ones are padded little."""
+        return 0
 
     @contextmanager
     def adapted(self, *adapters: Adapter) -> Iterator[None]:
@@ -44,21 +89,10 @@ class AdaptedTwin:
             yield
 
     def cohort(self, chains: Mapping[str, Chain]) -> Cohort:
-        """Chains beside this twin's layers, trained by the per-record language loss."""
-        made = Cohort(self.model, chains, per_record_loss, self._probe(), layouts=self._layouts)
+        """Chains beside this twin's layers, trained by its own losses."""
+        made = Cohort(self.model, chains, self.losses, self.probe(), layouts=self._layouts)
         self._layouts.update(made.layouts)
         return made
-
-    def _probe(self) -> Batch:
-        """Four public token sequences that differ everywhere."""
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        generator = torch.Generator().manual_seed(0)
-        count = 4 * _PROBE_TOKENS
-        if vocabulary >= count:
-            ids = torch.randperm(vocabulary, generator=generator)[:count]
-        else:
-            ids = torch.randint(vocabulary, (count,), generator=generator)
-        return token_batch(ids.view(4, _PROBE_TOKENS).tolist())
 
 
 def shared_chains(form: SharedForm) -> dict[str, Chain]:

@@ -7,30 +7,31 @@ never moved (meta-pytorch/opacus #820).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from ...shared.adapters import Adapter, Array, load_adapter, save_adapter
 from ...shared.errors import TrainingError
-from ..runtime import TextModel
 from .adapted import AdaptedTwin
 
 __all__ = ["TrainingCheck", "check_training"]
 
 _SAVED = 1e-5
 # The runtime rounds activations to 8 bits and the twin may train in bfloat16; both distances
-# are measured on the same text, so the bare base's own distance is the yardstick.
+# are measured on the same example, so the bare base's own distance is the yardstick.
 _RUNTIME_FACTOR = 2.0
 _RUNTIME_FLOOR = 0.02
+
+Example = TypeVar("Example")
+Example_ = TypeVar("Example_", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCheck:
-    """What was measured, as relative L2 distances of logits on one text.
+    """What was measured, as relative L2 distances of what is said about one example.
 
     Args:
         effect: adapted twin against bare twin: above 0, or nothing was learnt.
@@ -45,23 +46,35 @@ class TrainingCheck:
     runtime_adapted: float
 
 
+class Says(Protocol[Example_]):
+    """A device's runtime, as far as it is checked."""
+
+    def attach(self, *adapters: Adapter) -> None:
+        """Make the sum of adapters live."""
+        ...
+
+    def outputs(self, example: Example_) -> Array:
+        """What the twin's ``outputs`` gives too."""
+        ...
+
+
 def check_training(
-    twin: AdaptedTwin, model: TextModel, adapter: Adapter, text: Sequence[int]
+    twin: AdaptedTwin[Example], model: Says[Example], adapter: Adapter, example: Example
 ) -> TrainingCheck:
     """Check an adapter in the twin, from its file, and in the runtime.
 
     Raises:
         TrainingError: it changes nothing, its file differs from it, or the runtime disagrees.
     """
-    bare, adapted = _twin_logits(twin, None, text), _twin_logits(twin, adapter, text)
+    bare, adapted = _twin_outputs(twin, None, example), _twin_outputs(twin, adapter, example)
     with tempfile.TemporaryDirectory(prefix="locavore-") as folder:
         save_adapter(adapter, Path(folder))
-        saved = _twin_logits(twin, load_adapter(Path(folder)), text)
+        saved = _twin_outputs(twin, load_adapter(Path(folder)), example)
     check = TrainingCheck(
         effect=_rel(adapted, bare),
         saved=_rel(saved, adapted),
-        runtime_base=_rel(_runtime_logits(model, None, text), bare),
-        runtime_adapted=_rel(_runtime_logits(model, adapter, text), adapted),
+        runtime_base=_rel(_runtime_outputs(model, None, example), bare),
+        runtime_adapted=_rel(_runtime_outputs(model, adapter, example), adapted),
     )
     if not check.effect > 0:
         raise TrainingError("training changed nothing: the adapter has no effect on the base")
@@ -76,18 +89,15 @@ def check_training(
     return check
 
 
-def _twin_logits(twin: AdaptedTwin, adapter: Adapter | None, text: Sequence[int]) -> Array:
-    with torch.no_grad(), twin.adapted(*([adapter] if adapter else [])):
-        ids = torch.tensor([list(text)], device=twin.model.device)
-        out = twin.model(input_ids=ids, use_cache=False)
-    logits: Array = out.logits[0].float().cpu().numpy()
-    return logits
+def _twin_outputs(twin: AdaptedTwin[Example], adapter: Adapter | None, example: Example) -> Array:
+    with twin.adapted(*([adapter] if adapter else [])):
+        return twin.outputs(example)
 
 
-def _runtime_logits(model: TextModel, adapter: Adapter | None, text: Sequence[int]) -> Array:
+def _runtime_outputs(model: Says[Example], adapter: Adapter | None, example: Example) -> Array:
     model.attach(*([adapter] if adapter else []))
     try:
-        return model.logits(text)
+        return model.outputs(example)
     finally:
         model.attach()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Exchange:
     """
 
     form: SharedForm
-    twin: AdaptedTwin
+    twin: AdaptedTwin[Any]
 
     @cached_property
     def _comes(self) -> Places:

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ...shared.adapters import Adapter, Array
+from ...shared.contexts import Context
 from ...shared.errors import AdapterError, BadInputError, TooLittleDataError
 from ...shared.forms import Directions
 from ...shared.packages import Package
-from ...shared.twin import open_twin
-from ..runtime import TextModel
+from ..engines import open_trainer
 from .adapted import AdaptedTwin
 from .chains import Chain, Slot
 from .cohort import Cohort
 from .local import LocalTraining, train_locally
-from .objectives.language import token_batch
 from .optimizers import Optimizer
 from .passes import AT_ONCE
 
 __all__ = ["PrivateTraining", "SliceTrainer", "train_private"]
+
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +75,23 @@ class PrivateTraining:
 
 
 def train_private(
-    twin: AdaptedTwin,
+    twin: AdaptedTwin[Example],
     directions: Directions,
-    records: Sequence[Sequence[int]],
+    examples: Sequence[Example],
     how: PrivateTraining,
     *,
     shared: Adapter | None = None,
     begin: Adapter | None = None,
-    start: Sequence[int] = (),
     progress: Callable[[float], None] = lambda _: None,
 ) -> Adapter:
     """Train a private adapter on top of ``shared``, on from ``begin`` where that is given.
 
     Raises:
-        TooLittleDataError: there are no records.
+        TooLittleDataError: there are no examples.
         AdapterError: ``begin`` is of another base, or has other directions than these.
         TrainingError: the loss is not finite.
     """
-    if not records:
+    if not examples:
         raise TooLittleDataError("private training needs at least one record")
     limited = directions.limited(how.rank).factors
     downs = {site: _unit(a) for site, (a, _) in limited.items()}
@@ -104,9 +104,9 @@ def train_private(
         theta = train_locally(
             cohort,
             _theta(begin, downs, cohort, twin.base_id),
-            [records],
+            [examples],
             how.local,
-            lambda rows: token_batch(rows, start),
+            twin.collate,
             progress=progress,
             at_once=AT_ONCE,
         )
@@ -121,45 +121,36 @@ class SliceTrainer:
     Args:
         twin: the torch twin of the device's base.
         directions: the base's public directions.
-        encode: the base's tokenizer.
         training: how each slice is trained.
-        start: token ids in front of each record.
-        max_tokens: records are cut to so many.
     """
 
-    twin: AdaptedTwin
+    twin: AdaptedTwin[Any]
     directions: Directions
-    encode: Callable[[str], Sequence[int]]
     training: PrivateTraining = field(default_factory=PrivateTraining)
-    start: Sequence[int] = ()
-    max_tokens: int = 96
 
     @classmethod
-    def of(
-        cls, package: Package, model: TextModel, training: PrivateTraining | None = None
-    ) -> SliceTrainer:
+    def of(cls, package: Package, training: PrivateTraining | None = None) -> SliceTrainer:
         """The trainer of an installed base."""
-        return cls(
-            AdaptedTwin(open_twin(package), package.base_id),
-            Directions.load(package.path("directions.safetensors")),
-            model.encode,
-            training or PrivateTraining(),
-            model.start,
-        )
+        directions = Directions.load(package.path("directions.safetensors"))
+        return cls(open_trainer(package), directions, training or PrivateTraining())
 
     @property
     def base_id(self) -> str:
         """The base that it trains against."""
         return self.twin.base_id
 
+    def takes(self, record: Context) -> bool:
+        """Whether a record can be trained on."""
+        return self.twin.takes(record)
+
     @property
     def how(self) -> dict[str, Any]:
-        """What decides a training but its texts."""
-        return {**asdict(self.training), "max_tokens": self.max_tokens}
+        """What decides a training but its records."""
+        return asdict(self.training)
 
     def train(
         self,
-        texts: Sequence[str],
+        records: Sequence[Context],
         *,
         how: Mapping[str, Any],
         place: int,
@@ -169,19 +160,16 @@ class SliceTrainer:
         """Train a slice; its seed is that of the settings plus its place in the chain.
 
         Raises:
-            TooLittleDataError: no text has two tokens.
+            TooLittleDataError: no record gives an example.
         """
-        settings = {name: value for name, value in how.items() if name != "max_tokens"}
-        training = PrivateTraining(**settings)
-        records = [list(self.encode(text)[: how["max_tokens"]]) for text in texts]
+        training = PrivateTraining(**how)
         return train_private(
             self.twin,
             self.directions,
-            [ids for ids in records if len(ids) > 1],
+            self.twin.examples(records),
             replace(training, seed=training.seed + place),
             shared=shared,
             begin=start,
-            start=self.start,
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from ...shared.adapters import Adapter
+from ...shared.contexts import Context
 from ...shared.errors import BadInputError
 from .entries import Entries, Sort
 
@@ -25,7 +26,7 @@ _SHARED = "shared adapter"
 
 
 class PrivateTrainer(Protocol):
-    """Trains a private adapter on texts; the same arguments give the same bytes."""
+    """Trains a private adapter on records; the same arguments give the same bytes."""
 
     @property
     def base_id(self) -> str:
@@ -34,12 +35,16 @@ class PrivateTrainer(Protocol):
 
     @property
     def how(self) -> Mapping[str, Any]:
-        """Everything that decides a training but its texts, as JSON can hold it."""
+        """Everything that decides a training but its records, as JSON can hold it."""
+        ...
+
+    def takes(self, record: Context) -> bool:
+        """Whether a record can be trained on."""
         ...
 
     def train(
         self,
-        texts: Sequence[str],
+        records: Sequence[Context],
         *,
         how: Mapping[str, Any],
         place: int,

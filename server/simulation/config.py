@@ -13,17 +13,11 @@ from ...shared.errors import BadInputError
 from ..aggregation import POLICIES, RobustMean, ServerOptimizer, require_possible
 from ..aggregation.policies import CARRIED
 
-__all__ = ["ARMS", "REFERENCE", "SimulationConfig"]
+__all__ = ["BASE", "PRIVATE", "REFERENCE", "RETRIEVAL", "SHARED", "SimulationConfig"]
 
-REFERENCE = "shared without DP"
-ARMS = (
-    "base",
-    "base + retrieval",
-    "shared",
-    "shared + private",
-    "shared + private + retrieval",
-    REFERENCE,
-)
+# Arms are named by what is in them, joined by " + ".
+BASE, SHARED, PRIVATE, RETRIEVAL = "base", "shared", "private", "retrieval"
+REFERENCE = "shared without DP"  # what privacy costs; it is offered to nobody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +36,7 @@ class SimulationConfig:
         robust: what takes the place of the mean; None: nothing does.
         private: training of the private adapters.
         cohort: devices per round; all of them when not given.
-        passages: retrieved passages per prompt at most.
-        prompt_tokens: how much of a held-out passage is given; the rest is predicted.
-        written: held-out passages per device that are continued in writing.
-        written_tokens: length of each continuation.
+        made: held-out items per device for which is generated.
         reference: whether the shared adapter is also trained without privacy, to show its price.
         engine: what trains a round's devices: ``cohort``, together in this process, or ``ray``, in
             slices on Ray workers, each of which holds the base.
@@ -65,10 +56,7 @@ class SimulationConfig:
     robust: RobustMean | None = None
     private: PrivateTraining = field(default_factory=PrivateTraining)
     cohort: int | None = None
-    passages: int = 2
-    prompt_tokens: int = 24
-    written: int = 6
-    written_tokens: int = 32
+    made: int = 6
     reference: bool = True
     engine: Literal["cohort", "ray"] = "cohort"
     ray_address: str | None = None
@@ -79,14 +67,7 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in (
-                "rank",
-                "carried",
-                "passages",
-                "prompt_tokens",
-                "written",
-                "written_tokens",
-            )
+            for name in ("rank", "carried", "made")
             if getattr(self, name) < 1
         ]
         if self.cohort is not None and self.cohort < 1:
@@ -117,8 +98,3 @@ class SimulationConfig:
         )
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arms that this run compares."""
-        return ARMS if self.reference else tuple(arm for arm in ARMS if arm != REFERENCE)

@@ -14,7 +14,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ...client.app import make_client_app
-from ...client.federated import FederatedTextDevice, text_training
+from ...client.engines import open_trainer
+from ...client.federated import FederatedLearner, form_training
 from ...client.kept import KeptHalf
 from ...client.secure_sum import SecureSums
 from ...client.training.adapted import AdaptedTwin
@@ -28,7 +29,6 @@ from ...shared.errors import FederationError
 from ...shared.files import write_whole
 from ...shared.forms import SharedForm
 from ...shared.packages import Package
-from ...shared.twin import fast_twin
 from ..aggregation import POLICIES, Aggregation
 from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
@@ -71,7 +71,7 @@ class SharedRun:
 
 def train_shared(
     people: Sequence[SimulatedPerson],
-    twin: AdaptedTwin,
+    twin: AdaptedTwin[Any],
     form: SharedForm,
     config: SimulationConfig,
     *,
@@ -174,7 +174,9 @@ def _ranks(config: SimulationConfig, devices: int) -> list[int]:
 
 @contextmanager
 def _engine(
-    devices: Sequence[FederatedTextDevice], config: SimulationConfig, on_update: Callable[[], None]
+    devices: Sequence[FederatedLearner[Any]],
+    config: SimulationConfig,
+    on_update: Callable[[], None],
 ) -> Iterator[TrainRound]:
     """What trains the devices of a round; see :class:`SimulationConfig`."""
     first = devices[0]
@@ -182,22 +184,22 @@ def _engine(
     if config.engine == "cohort":
         yield partial(_together, devices, noise, on_update)
         return
-    package, start = first.device.model.package, tuple(first.device.model.start)
+    package = first.device.model.package
     how = {"locally": config.locally, "memory_budget": config.memory_budget}
-    build = partial(_build_training, package, first.form, first.plan, start, how)
+    build = partial(_build_training, package, first.form, first.plan, how)
     workers = config.workers or os.cpu_count() or 1
     with RayEngine(build, noise, workers=workers, address=config.ray_address) as engine:
         yield partial(_counted, engine.train, on_update)
 
 
 def _together(
-    devices: Sequence[FederatedTextDevice],
+    devices: Sequence[FederatedLearner[Any]],
     noise: Callable[[int, int], NoiseSource],
     on_update: Callable[[], None],
     theta: Array,
     number: int,
     members: Sequence[int],
-    records: Sequence[Sequence[list[int]]],
+    records: Sequence[Sequence[Any]],
 ) -> Array:
     told = 0
 
@@ -223,7 +225,7 @@ def _counted(
     theta: Array,
     number: int,
     members: Sequence[int],
-    records: Sequence[Sequence[list[int]]],
+    records: Sequence[Sequence[Any]],
 ) -> Array:
     updates = train(theta, number, members, records)
     for _ in members:
@@ -232,15 +234,10 @@ def _counted(
 
 
 def _build_training(
-    package: Package,
-    form: SharedForm,
-    plan: PrivacyPlan,
-    start: Sequence[int],
-    how: Mapping[str, Any],
-) -> SharedTraining[list[int]]:
+    package: Package, form: SharedForm, plan: PrivacyPlan, how: Mapping[str, Any]
+) -> SharedTraining[Any]:
     """In a Ray worker: the base, once, and the private steps on it."""
-    twin = AdaptedTwin(fast_twin(package), package.base_id)
-    return text_training(twin, form, plan, start, **how)
+    return form_training(open_trainer(package, fast=True), form, plan, **how)
 
 
 def _federation_ledger(checkpoints: Path, plan: PrivacyPlan) -> Ledger:
@@ -271,18 +268,18 @@ def _secure_sums(
 def _device(
     index: int,
     person: SimulatedPerson,
-    twin: AdaptedTwin,
+    twin: AdaptedTwin[Any],
     form: SharedForm,
     plan: PrivacyPlan,
     config: SimulationConfig,
     on_update: Callable[[], None],
     sums: SecureSums | None,
-) -> FederatedTextDevice:
+) -> FederatedLearner[Any]:
     def evaluate(theta: Array, round: int) -> None:
         person.measure_shared(device.adapter(theta), round)
         on_update()
 
-    device = FederatedTextDevice(
+    device = FederatedLearner(
         device=person.device,
         twin=twin,
         form=form,

@@ -1,88 +1,76 @@
-"""A simulated person: a device with records, and later writing of theirs to be judged by."""
+"""A simulated person: a device with records, and items of theirs that it never sees."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...client.device import Device
 from ...client.federated import MIN_RECORDS
-from ...client.prompt import Prompt
-from ...client.retrieval import Hit
-from ...client.runtime import Generation, TextModel
+from ...client.training.adapted import AdaptedTwin
 from ...privacy.ledger import Ledger
 from ...shared.adapters import Adapter, Array
-from ...shared.contexts import Instruction
-from .config import REFERENCE, SimulationConfig
-from .corpus import Person
+from .config import PRIVATE, REFERENCE, RETRIEVAL, SHARED
 
-__all__ = ["Passage", "SimulatedPerson", "Written"]
+if TYPE_CHECKING:
+    from .study import Made
+
+__all__ = ["SimulatedPerson"]
 
 _ROUNDS = "rounds.jsonl"
-_PASSAGE_TOKENS = 128  # of a held-out passage that are judged at most
-_PROMPT_BUDGET = 320  # tokens of retrieved passages and prompt together
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A held-out passage: the beginning is given, the rest is to be predicted."""
-
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    target_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Written:
-    """A continuation and the passages that stood in its prompt."""
-
-    text: str
-    hits: tuple[Hit, ...]
 
 
 @dataclass
-class SimulatedPerson:
+class SimulatedPerson(ABC):
     """One device of a simulation.
 
     Args:
         name: of the person.
-        device: with the records before the split.
-        held_out: the later writing.
+        device: with the records that may be used.
         folder: the device's own folder: ledger, private adapter, measurements.
         reference: the shared adapter trained without privacy, for comparison.
     """
 
     name: str
     device: Device
-    held_out: tuple[Passage, ...]
     folder: Path
     reference: Adapter | None = None
 
-    @classmethod
-    def of(
-        cls, person: Person, model: TextModel, config: SimulationConfig, folder: Path
-    ) -> SimulatedPerson:
-        """Put a person's records on a device and cut their held-out writing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        device = Device(model)
-        for record in person.train:
-            device.remember(record)
-        passages = (_cut(model, doc.text, config.prompt_tokens) for doc in person.held_out)
-        return cls(person.name, device, tuple(p for p in passages if p), folder)
+    @property
+    @abstractmethod
+    def held_out(self) -> Sequence[Any]:
+        """Items that the device does not have."""
+
+    @abstractmethod
+    def losses(self, adapters: Sequence[Adapter], *, retrieval: bool = False) -> list[Array]:
+        """What each held-out item costs with these adapters live; one figure or more an item."""
+
+    @abstractmethod
+    def make(
+        self, adapters: Sequence[Adapter], count: int, *, retrieval: bool = False
+    ) -> list[Made]:
+        """Generate for the first ``count`` held-out items."""
 
     @property
     def records(self) -> int:
         """How many records may be federated."""
-        return len(self.device.training_texts(federate=True))
+        return len(self.device.training_records("federate"))
 
     @property
     def trains(self) -> bool:
         """Whether there is enough to train on; otherwise the device only retrieves."""
         return self.records >= MIN_RECORDS
+
+    def examples(self, twin: AdaptedTwin[Any]) -> list[Any]:
+        """What the private adapter is trained on."""
+        records = self.device.training_records("train")
+        return twin.examples([record for record in records if twin.takes(record)])
 
     def ledger(self, delta: float) -> Ledger:
         """What the device's records have paid."""
@@ -90,49 +78,20 @@ class SimulatedPerson:
 
     def adapters_of(self, arm: str) -> list[Adapter] | None:
         """The adapters that are live in an arm; None where the arm does not exist here."""
-        wanted = {
-            "shared": [self.device.shared],
-            "shared + private": [self.device.shared, self.device.private],
-            "shared + private + retrieval": [self.device.shared, self.device.private],
-            REFERENCE: [self.reference],
-        }.get(arm, [])
+        if arm == REFERENCE:
+            wanted = [self.reference]
+        else:
+            parts = arm.split(" + ")
+            wanted = [self.device.shared] if SHARED in parts else []
+            wanted += [self.device.private] if PRIVATE in parts else []
         present = [adapter for adapter in wanted if adapter is not None]
         return present if len(present) == len(wanted) else None
-
-    def losses(self, adapters: Sequence[Adapter], *, passages: int) -> list[Array]:
-        """Per-token loss of every held-out passage, with up to ``passages`` retrieved ones."""
-        model = self.device.model
-        model.attach(*adapters)
-        contexts = []
-        for passage in self.held_out:
-            prompt = self._prompt(passage, passages)
-            contexts.append([*model.encode(prompt.context), *passage.prompt_ids])
-        return model.score_ids(contexts, [p.target_ids for p in self.held_out])
-
-    def write(
-        self, adapters: Sequence[Adapter], how: Generation, *, passages: int, count: int
-    ) -> list[Written]:
-        """Continue the first ``count`` held-out passages."""
-        model = self.device.model
-        model.attach(*adapters)
-        prompts = [self._prompt(p, passages) for p in self.held_out[:count]]
-        done = model.generate([prompt.full for prompt in prompts], how)
-        return [
-            Written(completion.text, prompt.used)
-            for completion, prompt in zip(done, prompts, strict=True)
-        ]
-
-    def truths(self, count: int, tokens: int) -> list[str]:
-        """How the first ``count`` held-out passages really went on, cut to ``tokens``."""
-        model = self.device.model
-        return [model.decode(p.target_ids[:tokens]) for p in self.held_out[:count]]
 
     def measure_shared(self, adapter: Adapter, round: int) -> None:
         """Keep the held-out loss under a round's shared adapter; it stays on the device."""
         if not self.held_out:
             return
-        losses = self.losses([adapter], passages=0)
-        row = {"round": round, "nll": float(np.concatenate(losses).mean())}
+        row = {"round": round, "loss": float(np.concatenate(self.losses([adapter])).mean())}
         with (self.folder / _ROUNDS).open("a") as stream:
             stream.write(json.dumps(row) + "\n")
 
@@ -140,19 +99,9 @@ class SimulatedPerson:
         """What :meth:`measure_shared` kept, by round."""
         kept = self.folder / _ROUNDS
         rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-        return {row["round"]: row["nll"] for row in rows}
-
-    def _prompt(self, passage: Passage, passages: int) -> Prompt:
-        room = self.device.model.max_tokens - _PASSAGE_TOKENS
-        return self.device.prompt(
-            Instruction(text=passage.prompt), k=passages, budget=min(_PROMPT_BUDGET, room)
-        )
+        return {row["round"]: row["loss"] for row in rows}
 
 
-def _cut(model: TextModel, text: str, prompt_tokens: int) -> Passage | None:
-    """None when too little is left to predict."""
-    ids = model.encode(text)[:_PASSAGE_TOKENS]
-    if len(ids) < prompt_tokens + 8:
-        return None
-    head = ids[:prompt_tokens]
-    return Passage(model.decode(head), tuple(head), tuple(ids[prompt_tokens:]))
+def retrieves(arm: str) -> bool:
+    """Whether an arm is told what the device finds."""
+    return RETRIEVAL in arm.split(" + ")

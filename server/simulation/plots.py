@@ -15,7 +15,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ...shared.errors import MissingExtraError
-from .table import BASE, label, number, size
+from .config import BASE
+from .table import label, number, size
 
 __all__ = [
     "bytes_by_device",
@@ -37,7 +38,7 @@ _MARKERS = "osD^vP"
 _WIDTH = 7.2  # inches; 518 user units of the SVG
 _ROW = 0.26  # inches a device takes
 _PANELS = 4  # panels side by side
-_SMALLEST_SPAN = 0.02  # nats per token; below it a panel would show rounding
+_SMALLEST_SPAN = 0.02  # of a loss; below it a panel would show rounding
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and every script is shown
     "text.parse_math": False,  # a name may hold dollar signs
@@ -70,12 +71,12 @@ def loss_by_arm(result: Result) -> str:
     def paint(figure: Any) -> None:
         axes = _rows(figure.subplots(), [label(arm, 32) for arm in arms])
         for row, arm in enumerate(arms):
-            dots, mean = [s["nll"] for s in scores[arm].values()], summary[arm]["nll"]
+            dots, mean = [s["loss"] for s in scores[arm].values()], summary[arm]["loss"]
             colour, marker = _look(result, arm)
             axes.plot(dots, [row] * len(dots), marker, color=colour, alpha=0.6, mew=0, ms=7)
             axes.plot([mean], [row], "|", color=_INK, ms=20, mew=2.5)
             _beside(axes, row, number(mean))
-        axes.set_xlabel("held-out loss, nats per token (left is better); | mean of the devices")
+        axes.set_xlabel(f"{_unit(result)} (left is better); | mean of the devices")
 
     return _draw("arms", "Held-out loss of every device, by arm", 0.9 + 0.36 * len(arms), paint)
 
@@ -84,19 +85,21 @@ def loss_by_device(result: Result) -> str:
     """Held-out loss: a row a device, highest base loss on top, a mark an arm; first the means."""
     scores, arms = result["scores"], [a for a in result["arms"] if result["scores"].get(a)]
     base = scores.get(BASE, {})
-    names = sorted(base, key=lambda name: (-base[name]["nll"], name))
+    names = sorted(base, key=lambda name: (-base[name]["loss"], name))
 
     def paint(figure: Any) -> None:
         axes = _rows(figure.subplots(), ["mean of the devices", *(label(name) for name in names)])
         axes.axhline(0.5, color=_MUTED, lw=0.8)
         for place, arm in enumerate(arms):
-            points = {0: result["summary"][arm]["nll"]}
-            points |= {i: scores[arm][n]["nll"] for i, n in enumerate(names, 1) if n in scores[arm]}
+            points = {0: result["summary"][arm]["loss"]}
+            points |= {
+                i: scores[arm][n]["loss"] for i, n in enumerate(names, 1) if n in scores[arm]
+            }
             shift = (place - (len(arms) - 1) / 2) * 0.12
             rows = [row + shift for row in points]
             colour, marker = _look(result, arm)
             axes.plot(list(points.values()), rows, marker, color=colour, ms=5, mew=0, label=arm)
-        axes.set_xlabel("held-out loss, nats per token (left is better)")
+        axes.set_xlabel(f"{_unit(result)} (left is better)")
         figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
 
     height = 1.5 + 0.34 * (len(names) + 1)
@@ -106,9 +109,9 @@ def loss_by_device(result: Result) -> str:
 def loss_by_round(result: Result) -> str:
     """Loss after each round: a panel a device, all of the same span; dashed: the base's loss."""
     rounds, base = result["rounds"], result["scores"].get(BASE, {})
-    names = sorted({name for entry in rounds for name in entry["nll"]})
-    lines = {n: [(r["round"], r["nll"][n]) for r in rounds if n in r["nll"]] for n in names}
-    dashed = {n: base[n]["nll"] for n in names if n in base}
+    names = sorted({name for entry in rounds for name in entry["loss"]})
+    lines = {n: [(r["round"], r["loss"][n]) for r in rounds if n in r["loss"]] for n in names}
+    dashed = {n: base[n]["loss"] for n in names if n in base}
 
     def extent(name: str) -> tuple[float, float]:
         levels = [loss for _, loss in lines[name]] + ([dashed[name]] if name in dashed else [])
@@ -214,8 +217,12 @@ def _look(result: Result, arm: str) -> tuple[str, str]:
     return _SERIES[place % len(_SERIES)], _MARKERS[place % len(_MARKERS)]
 
 
+def _unit(result: Result) -> str:
+    return f"held-out loss, {result['measures']['loss']['title']}"
+
+
 def _worth(result: Result, arm: str) -> tuple[float, str]:
-    return float(result["summary"][arm]["nll"]), arm
+    return float(result["summary"][arm]["loss"]), arm
 
 
 def _draw(name: str, title: str, height: float, paint: Callable[[Any], None]) -> str:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
+from .config import BASE, REFERENCE
 from .table import (
-    BASE,
     HELPS,
     HURTS,
-    REFERENCE,
     UNCLEAR,
     best_arm,
     check_result,
@@ -67,6 +66,8 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif 
 .texts h4 { margin: 0 0 .4rem; font-size: .875rem; color: var(--muted); }
 blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .sample { margin-bottom: 2.5rem; }
+.pictures td { vertical-align: middle; max-width: 9rem; }
+.pictures img { display: block; image-rendering: pixelated; border-radius: .3rem; }
 .prompt { border-left: 3px solid var(--s2); padding-left: .75rem; margin: .5rem 0 1rem; }
 details { margin-top: .75rem; font-size: .9rem; }
 dt { font-weight: 600; margin-top: .75rem; }
@@ -79,30 +80,19 @@ code { overflow-wrap: anywhere; font-size: .85em; }
 """
 
 _GLOSSARY = {
-    "Loss (NLL) and perplexity": "The mean negative log-likelihood, in nats per token, that a "
-    "model gives to an author's real texts that it has not seen: how surprised it is. Lower is "
-    "better. Perplexity is its exponential: among how many equally likely next tokens the model "
-    "seems to choose.",
-    "Gain": "The base's loss minus the arm's, on the same passages. The interval holds 95 % of "
-    "the means when the passages are drawn again (paired bootstrap). An arm helps when the whole "
-    "interval is above 0. Every passage counts alike here, and every device in the mean loss, so "
+    "Gain": "The base's loss minus the arm's, on the same held-out items. The interval holds 95 % "
+    "of the means when the items are drawn again (paired bootstrap). An arm helps when the whole "
+    "interval is above 0. Every item counts alike here, and every device in the mean loss, so "
     "the gain is not exactly the difference of two mean losses.",
-    "ROUGE-L": "The longest sequence of words that a generated and the real text have in common, "
-    "as F1, from 0 to 1. Free writing scores low however good it is: compare arms, and do not "
-    "read the figure alone.",
-    "Authorship P": "P = (s - floor) / (ceiling - floor). s is the similarity in style of the "
-    "generated texts to the author's; floor is that of other authors' real texts, ceiling that of "
-    "the author's own unseen ones. 0 reads like anybody, 1 like the author; it can be outside. A "
-    "dash: the measure cannot tell these authors apart.",
     "ε and δ": "How much what leaves a device can tell about one unit of its data: whether the "
     "unit is there or not changes the probability of anything that can be observed by a factor "
     "of at most e^ε, apart from a chance of about δ. ε below 1 is strong, above 10 is little.",
-    "Unit, neighbours and trust": "The unit is what is hidden: a record is one text, and not "
-    "everything a person wrote. The neighbouring relation says how the two data sets that are "
+    "Unit, neighbours and trust": "The unit is what is hidden: a record is one item, and not "
+    "everything of a person. The neighbouring relation says how the two data sets that are "
     "compared differ. The trust assumption says who could still see more: “local” means nobody, "
     "as the noise is added on the device.",
-    "Arms": "base: the downloaded model as it is. retrieval: the author's own passages are put "
-    "into the prompt. shared: the adapter that all devices trained together under the plan. "
+    "Arms": "base: the downloaded model as it is. shared: the adapter that all devices trained "
+    "together under the plan. "
     "private: an adapter that the device trains for itself and sends nowhere. without DP: a "
     "reference that shows what privacy costs.",
 }
@@ -131,7 +121,7 @@ def write_report(result: Result, path: Path) -> None:
         _timings(result),
         _devices(result),
         _section("Notes", _list(result["notes"]) or "<p>None.</p>"),
-        _section("How to read this", _terms(_GLOSSARY)),
+        _section("How to read this", _terms(_terms_of(result))),
     )
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -141,6 +131,13 @@ def write_report(result: Result, path: Path) -> None:
         + "\n</main>\n</body>\n</html>\n"
     )
     path.write_text(page, encoding="utf-8", errors="replace")  # data may hold half characters
+
+
+def _terms_of(result: Result) -> dict[str, str]:
+    measures = result["measures"]
+    figures = [(f"Loss ({measures['loss']['title']})", measures["loss"]["said"])]
+    figures += [(metric["title"], metric["said"]) for metric in measures["metrics"]]
+    return {**dict(figures), **_GLOSSARY, **measures["glossary"]}
 
 
 def _answer(result: Result) -> str:
@@ -155,10 +152,12 @@ def _answer(result: Result) -> str:
 
 def _arms(result: Result) -> str:
     if not result["summary"]:
-        return _section("Does it help?", "<p>No device had held-out texts.</p>")
-    heads = ("Arm", "Loss", "Perplexity", "Gain over base", "Improved", "Worst device")
+        return _section("Does it help?", "<p>No device had anything held out.</p>")
+    heads = ("Arm", "Loss", "Gain over base", "Improved", "Worst device")
+    titles = [metric["title"] for metric in result["measures"]["metrics"]]
     rows = [_arm_row(result, arm) for arm in result["arms"] if arm in result["summary"]]
-    table = _table((*heads, "ROUGE-L", "Author P"), rows, numbers={1, 2, 4, 6, 7})
+    numbers = {1, 3, *range(5, 5 + len(titles))}
+    table = _table((*heads, *titles), rows, numbers=numbers)
     per_arm = _figure(
         plots.loss_by_arm(result),
         "A dot is a device. The bar and the figure are the mean of the devices that the arm has.",
@@ -175,7 +174,8 @@ def _arms(result: Result) -> str:
 
 
 def _compared(result: Result) -> str:
-    said = "Loss on writing of each author's that was kept from training; lower is better."
+    held = result["measures"]["held_out"]
+    said = f"Loss on {held} of each person's that was kept from training; lower is better."
     if len({len(devices) for devices in result["scores"].values() if devices}) > 1:
         said += (
             " Not every device has every arm: compare mean losses with care. Gains compare an arm "
@@ -199,15 +199,15 @@ def _arm_row(result: Result, arm: str) -> tuple[str, ...]:
     best = arm == best_arm(result) and verdict(summary["gain"]) == HELPS
     note = '<span class="by">best</span>' if best else ""
     note = '<span class="by">for reference only</span>' if arm == REFERENCE else note
-    worst = f'{number(summary["worst_nll"])} <span class="by">{_e(summary["worst_device"])}</span>'
-    figures = (number(summary["rouge_l"], 2), number(summary["authorship"], 2))
-    losses = (number(summary["nll"]), number(summary["perplexity"], 1))
-    return (f"{_e(arm)}{note}", *losses, gain, improved, worst, *figures)
+    worst = f'{number(summary["worst_loss"])} <span class="by">{_e(summary["worst_device"])}</span>'
+    metrics = result["measures"]["metrics"]
+    figures = (number(summary.get(metric["key"]), metric["digits"]) for metric in metrics)
+    return (f"{_e(arm)}{note}", number(summary["loss"]), gain, improved, worst, *figures)
 
 
 def _rounds(result: Result) -> str:
     rounds = result["rounds"]
-    if not any(entry["nll"] for entry in rounds):
+    if not any(entry["loss"] for entry in rounds):
         return _section("Does it get better round by round?", "<p>No round was measured.</p>")
     caption = "Dashed: the base. All panels span the same range, so slopes can be compared."
     rows = [
@@ -273,12 +273,19 @@ def _samples(result: Result) -> str:
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
+    if "grid" in sample:
+        rows = [tuple(map(_shown, row)) for row in sample["grid"]["rows"]]
+        table = _table(sample["grid"]["head"], rows)
+        return (
+            f'<article class="sample"><h3 dir="auto">{_e(sample["device"])}</h3>'
+            f'<div class="pictures">{table}</div></article>'
+        )
     arms = dict(sample["arms"])
     shown = {f"Before: {BASE}": arms.pop(BASE)} if BASE in arms else {}
     if arms:
         last = list(arms)[-1]  # the arm with the most in it, which the trace belongs to
         shown[f"After: {last}"] = arms.pop(last)
-    shown["What the author really wrote"] = sample["truth"]
+    shown["What it really was"] = sample["truth"]
     more = f"<details><summary>Other arms</summary>{_cards(arms)}</details>" if arms else ""
     return (
         f'<article class="sample"><h3 dir="auto">{_e(sample["device"])}</h3>'
@@ -379,6 +386,14 @@ def _list(lines: Iterable[str]) -> str:
 def _terms(terms: Mapping[str, str], kind: str = "terms") -> str:
     pairs = (f"<div><dt>{_e(t)}</dt><dd>{_e(said)}</dd></div>" for t, said in terms.items())
     return f'<dl class="{kind}">{"".join(pairs)}</dl>'
+
+
+def _shown(value: Any) -> str:
+    """A text, or a picture: ``{"png": base64, "said": what it shows}``."""
+    if not isinstance(value, Mapping):
+        return _e(value)
+    source = f"data:image/png;base64,{value['png']}"
+    return f'<img src="{source}" alt="{_e(value["said"])}" width="96" height="96">'
 
 
 def _quote(text: object) -> str:

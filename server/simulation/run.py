@@ -5,7 +5,7 @@ Phases, each with its own time in the result:
 1. Load the base and its twin; put every person's records on a device.
 2. Train the shared adapter with privacy, through the Flower apps; then the reference without.
 3. Train each device's private adapter on top of the shared one, and check it.
-4. Score every arm on held-out writing, and let every arm write.
+4. Score every arm on what is held out, and let every arm generate.
 5. Write ``result.json`` and ``report.html``.
 """
 
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...client.runtime import TextModel
+from ...client.engines import open_trainer
 from ...client.training.adapted import AdaptedTwin
 from ...client.training.check import TrainingCheck, check_training
 from ...client.training.private import train_private
@@ -30,15 +30,13 @@ from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
 from ...shared.packages import Package
-from ...shared.twin import fast_twin
 from ..aggregation import POLICIES
-from .authorship import AuthorshipScorer
 from .config import REFERENCE, SimulationConfig
-from .corpus import Corpus
 from .federation import SharedRun, Traffic, train_shared
-from .person import SimulatedPerson, Written
+from .person import SimulatedPerson
 from .report import write_report
-from .scoring import score_losses, score_writing, summarize
+from .scoring import Losses, Scores, score_losses, score_made, summarize
+from .study import Made, Metric, Study
 
 __all__ = ["Progress", "run_simulation"]
 
@@ -73,19 +71,18 @@ class _Silent:
 
 def run_simulation(
     package: Package,
-    corpus: Corpus,
+    study: Study,
     config: SimulationConfig,
     folder: Path,
     *,
-    data_name: str,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run everything and return the result that is also written to ``folder``.
 
     Args:
-        package: a verified text base.
-        corpus: people and public texts.
+        package: a verified base of the study's engine.
+        study: the task, with its people and judges.
         folder: the run's folder; must be new unless ``resume``.
         resume: go on from the last finished round and the private adapters already there.
 
@@ -94,23 +91,22 @@ def run_simulation(
     """
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise FederationError(f"{folder} holds a run already; resume it or choose another folder")
-    return _Run(package, corpus, config, folder, data_name, resume, progress or _Silent()).go()
+    return _Run(package, study, config, folder, resume, progress or _Silent()).go()
 
 
 class _Run:
     def __init__(
         self,
         package: Package,
-        corpus: Corpus,
+        study: Study,
         config: SimulationConfig,
         folder: Path,
-        data_name: str,
         resume: bool,
         progress: Progress,
     ) -> None:
-        self.package, self.corpus, self.config = package, corpus, config
-        self.folder, self.data_name, self.resume = folder, data_name, resume
-        self.progress = progress
+        self.package, self.study, self.config = package, study, config
+        self.folder, self.resume, self.progress = folder, resume, progress
+        self.arms = (*study.arms, *([REFERENCE] if config.reference else []))
         self.started = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
         self.rounds: list[dict[str, Any]] = []
@@ -120,14 +116,10 @@ class _Run:
         """Run the phases in order."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._timed("loading"):
-            model = TextModel(self.package)
-            twin = AdaptedTwin(fast_twin(self.package), self.package.base_id)
+            twin = open_trainer(self.package, fast=True)
             directions = Directions.load(self.package.path(DIRECTIONS))
-            people = [
-                SimulatedPerson.of(p, model, self.config, self.folder / "devices" / p.name)
-                for p in self.corpus.people
-            ]
-        self.progress.plan(_work(people, self.config))
+            people = self.study.people(self.package, self.config, self.folder / "devices")
+        self.progress.plan(_work(people, self.study, self.arms, self.config))
         form = POLICIES[self.config.policy].over(
             self.package.base_id,
             directions.limited(self.config.rank),
@@ -135,34 +127,34 @@ class _Run:
         )
         self.progress.note(_outlook(people, self.config, len(form.leaves(1))))
         traffic = self._train_shared(people, twin, form)
-        self._train_private(people, model, twin, directions)
+        self._train_private(people, twin, directions)
         with self._timed("scoring"):
-            scores, passages = score_losses(
-                people, self.config, lambda what: self.progress.step("scoring", what)
+            scores, items = score_losses(
+                people, self.arms, lambda what: self.progress.step("scoring", what)
             )
-        with self._timed("writing"):
-            scorer = AuthorshipScorer.fit(self.corpus.public, self.config.seed)
-            written = score_writing(
+        with self._timed("generating"):
+            made = score_made(
                 people,
-                self.config,
-                scorer,
+                self.study,
+                self.arms,
+                self.config.made,
                 scores,
-                lambda what: self.progress.step("writing", what),
+                lambda what: self.progress.step("generating", what),
             )
-        result = self._result(people, form, traffic, scores, passages, written)
+        result = self._result(people, form, traffic, scores, items, made)
         (self.folder / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False))
         write_report(result, self.folder / REPORT)
         return result
 
     def _train_shared(
-        self, people: Sequence[SimulatedPerson], twin: AdaptedTwin, form: SharedForm
+        self, people: Sequence[SimulatedPerson], twin: AdaptedTwin[Any], form: SharedForm
     ) -> dict[str, Traffic]:
         run = self._federate("shared, private", people, twin, form, private=True)
         measured = {p.name: p.round_losses() for p in people}
         for row in run.rounds:
             number = int(row["round"])
             losses = {name: kept[number] for name, kept in measured.items() if number in kept}
-            self.rounds.append({**row, "nll": losses})
+            self.rounds.append({**row, "loss": losses})
         shared = form.to_adapter(run.theta)
         save_adapter(shared, self.folder / "shared")
         for person in people:
@@ -177,7 +169,7 @@ class _Run:
         self,
         phase: str,
         people: Sequence[SimulatedPerson],
-        twin: AdaptedTwin,
+        twin: AdaptedTwin[Any],
         form: SharedForm,
         *,
         private: bool,
@@ -195,33 +187,25 @@ class _Run:
             )
 
     def _train_private(
-        self,
-        people: Sequence[SimulatedPerson],
-        model: TextModel,
-        twin: AdaptedTwin,
-        directions: Directions,
+        self, people: Sequence[SimulatedPerson], twin: AdaptedTwin[Any], directions: Directions
     ) -> None:
         with self._timed("private adapters"):
             for person in (p for p in people if p.trains):
-                place = person.folder / "private"
+                place, examples = person.folder / "private", person.examples(twin)
                 if self.resume and place.exists():
                     person.device.private = load_adapter(place)
                 else:
-                    texts = person.device.training_texts(federate=False)
                     person.device.private = train_private(
                         twin,
                         directions,
-                        [model.encode(text)[:_RECORD_TOKENS] for text in texts],
+                        examples,
                         self.config.private,
                         shared=person.device.shared,
-                        start=model.start,
                     )
                     save_adapter(person.device.private, place)
-                sample = [*model.start, *person.held_out[0].prompt_ids] if person.held_out else []
-                if sample:
-                    self.checks[person.name] = check_training(
-                        twin, model, person.device.private, sample
-                    )
+                self.checks[person.name] = check_training(
+                    twin, person.device.model, person.device.private, examples[0]
+                )
                 self.progress.step("private adapters", person.name)
 
     @contextmanager
@@ -235,9 +219,9 @@ class _Run:
         people: Sequence[SimulatedPerson],
         form: SharedForm,
         traffic: dict[str, Traffic],
-        scores: dict[str, dict[str, dict[str, Any]]],
-        passages: dict[str, dict[str, list[float]]],
-        written: dict[str, dict[str, list[Written]]],
+        scores: Scores,
+        items: Losses,
+        made: dict[str, dict[str, list[Made]]],
     ) -> dict[str, Any]:
         plan, members = self.config.plan, [p for p in people if p.trains]
         shared = len(form.leaves(1))  # numbers that leave a device in a round
@@ -252,7 +236,8 @@ class _Run:
                 "precision": self.package.manifest.precision,
                 "bytes": self.package.nbytes,
             },
-            "data": {"name": self.data_name, "devices": [_describe(p) for p in people]},
+            "measures": _measures(self.study),
+            "data": {"name": self.study.data_name, "devices": [_describe(p) for p in people]},
             "plan": {
                 "unit": plan.unit,
                 **asdict(plan),
@@ -264,38 +249,49 @@ class _Run:
                 "noise_source": "seeded (simulation on public data)",
             },
             "epsilon": {p.name: _spent(p, plan) for p in members},
-            "arms": list(self.config.arms),
+            "arms": list(self.arms),
             "scores": scores,
-            "passages": passages,
-            "summary": summarize(scores, passages, self.config.seed),
+            "items": items,
+            "summary": summarize(scores, items, self.study, self.config.seed),
             "wire": {name: asdict(t) for name, t in traffic.items()},
             "rounds": self.rounds,
             "checks": {name: asdict(check) for name, check in self.checks.items()},
-            "samples": _samples(people, written, self.config),
-            "notes": _notes(people, self.config, shared),
+            "samples": _samples(people, self.study, made),
+            "notes": [*self.study.notes, *_notes(people, self.config, shared)],
         }
 
 
-_RECORD_TOKENS = 96
+def _measures(study: Study) -> dict[str, Any]:
+    """What the figures are, for whoever reads the result."""
+
+    def told(metric: Metric) -> dict[str, Any]:
+        return {name: getattr(metric, name) for name in ("key", "title", "said", "digits")}
+
+    return {
+        "loss": told(study.loss),
+        "metrics": [told(metric) for metric in study.metrics],
+        "held_out": study.held_out,
+        "glossary": dict(study.glossary),
+    }
 
 
 def _work(
-    people: Sequence[SimulatedPerson], config: SimulationConfig
+    people: Sequence[SimulatedPerson], study: Study, arms: Sequence[str], config: SimulationConfig
 ) -> dict[str, tuple[int, float]]:
-    """Expected cost of every phase's steps, in tokens of a forward and backward pass."""
+    """Expected cost of every phase's steps, in the study's unit."""
     members = sum(person.trains for person in people)
-    tokens = 75.0  # of a typical record
-    update = _records_seen(people, config) * tokens
-    private = config.private.steps * config.private.batch * tokens
-    arms = len(config.arms) * len(people)
+    record, scoring, generating = study.cost(config)
+    update = _records_seen(people, config) * record
+    private = config.private.steps * config.private.batch * record
+    judged = len(arms) * len(people)
     trained = config.plan.rounds * min(config.cohort or members, members)
     measured = config.plan.rounds * members
     return {
         "shared, private": (trained + measured, update * trained / max(1, trained + measured)),
         "shared, no DP": (trained if config.reference else 0, update),
         "private adapters": (members, private),
-        "scoring": (arms, 8 * 150 * 0.45),
-        "writing": (arms, config.written * (80 + config.written_tokens) * 0.8),
+        "scoring": (judged, scoring),
+        "generating": (judged, generating),
     }
 
 
@@ -325,44 +321,23 @@ def _describe(person: SimulatedPerson) -> dict[str, Any]:
 
 
 def _samples(
-    people: Sequence[SimulatedPerson],
-    written: dict[str, dict[str, list[Written]]],
-    config: SimulationConfig,
+    people: Sequence[SimulatedPerson], study: Study, made: dict[str, dict[str, list[Made]]]
 ) -> list[dict[str, Any]]:
-    """The first continuation of every device, in every arm but the reference."""
+    """What every device got, in every arm but the reference."""
     samples = []
     for person in people:
-        if not person.held_out:
-            continue
-        by_arm = {
-            arm: texts[person.name][0]
-            for arm, texts in written.items()
-            if person.name in texts and arm != REFERENCE
+        rows = {
+            arm: by_device[person.name]
+            for arm, by_device in made.items()
+            if person.name in by_device and arm != REFERENCE
         }
-        last = list(by_arm.values())[-1]
-        samples.append(
-            {
-                "device": person.name,
-                "prompt": person.held_out[0].prompt,
-                "truth": person.truths(1, config.written_tokens)[0],
-                "arms": {arm: w.text for arm, w in by_arm.items()},
-                "trace": [
-                    {
-                        "source": hit.record.provenance.source,
-                        "uri": hit.record.provenance.uri,
-                        "text": hit.text[:160],
-                    }
-                    for hit in last.hits
-                ],
-            }
-        )
+        if rows:
+            samples.append({"device": person.name, **study.sample(person, rows)})
     return samples
 
 
 def _notes(people: Sequence[SimulatedPerson], config: SimulationConfig, dim: int) -> list[str]:
     notes = [
-        "Every held-out passage is later than all records on its author's device.",
-        "Losses and texts come from the ONNX runtime; adapters were trained on its torch twin.",
         "Noise and sampling are seeded, so that the run can be repeated; on a person's device "
         "they come from the operating system's generator.",
     ]

@@ -1,4 +1,4 @@
-"""Judging the arms on each device's held-out later writing."""
+"""Judging the arms on what each device's person keeps held out."""
 
 from __future__ import annotations
 
@@ -7,106 +7,74 @@ from typing import Any
 
 import numpy as np
 
-from ...client.runtime import Generation
-from ...client.sampling import Sampling
-from ...shared.metrics import paired_bootstrap, perplexity, rouge_l
-from .authorship import AuthorshipScorer
-from .config import SimulationConfig
-from .person import SimulatedPerson, Written
+from ...shared.metrics import paired_bootstrap
+from .config import BASE
+from .person import SimulatedPerson, retrieves
+from .study import Made, Study
 
-__all__ = ["Scores", "score_losses", "score_writing", "summarize"]
+__all__ = ["Losses", "Scores", "score_losses", "score_made", "summarize"]
 
 Scores = dict[str, dict[str, dict[str, Any]]]  # arm -> device -> figures
+Losses = dict[str, dict[str, list[float]]]  # arm -> device -> mean loss of every held-out item
 
 
 def score_losses(
-    people: Sequence[SimulatedPerson], config: SimulationConfig, on_arm: Callable[[str], None]
-) -> tuple[Scores, dict[str, dict[str, list[float]]]]:
-    """Held-out loss of every arm on every device.
-
-    Returns:
-        Figures by arm and device, and every passage's mean loss for the bootstrap.
-    """
-    scores: Scores = {arm: {} for arm in config.arms}
-    passages: dict[str, dict[str, list[float]]] = {arm: {} for arm in config.arms}
-    for arm in config.arms:
+    people: Sequence[SimulatedPerson], arms: Sequence[str], on_arm: Callable[[str], None]
+) -> tuple[Scores, Losses]:
+    """Held-out loss of every arm on every device, over all and of every item."""
+    scores: Scores = {arm: {} for arm in arms}
+    items: Losses = {arm: {} for arm in arms}
+    for arm in arms:
         for person in people:
             adapters = person.adapters_of(arm)
             if adapters is not None and person.held_out:
-                losses = person.losses(adapters, passages=_passages(arm, config))
-                tokens = np.concatenate(losses)
-                scores[arm][person.name] = {"nll": float(tokens.mean()), "tokens": len(tokens)}
-                passages[arm][person.name] = [float(values.mean()) for values in losses]
+                losses = person.losses(adapters, retrieval=retrieves(arm))
+                scores[arm][person.name] = {"loss": float(np.concatenate(losses).mean())}
+                items[arm][person.name] = [float(values.mean()) for values in losses]
             on_arm(f"{arm}: {person.name}")
-    return scores, passages
+    return scores, items
 
 
-def score_writing(
+def score_made(
     people: Sequence[SimulatedPerson],
-    config: SimulationConfig,
-    scorer: AuthorshipScorer,
+    study: Study,
+    arms: Sequence[str],
+    count: int,
     scores: Scores,
     on_arm: Callable[[str], None],
-) -> dict[str, dict[str, list[Written]]]:
-    """Write continuations in every arm and add ROUGE-L and authorship to ``scores``."""
-    how = Generation(
-        max_tokens=config.written_tokens,
-        sampling=Sampling(temperature=0.7, top_p=0.9, seed=config.seed),
-    )
-    written: dict[str, dict[str, list[Written]]] = {arm: {} for arm in config.arms}
-    truths = {p.name: p.truths(config.written, config.written_tokens) for p in people}
-    for arm in config.arms:
+) -> dict[str, dict[str, list[Made]]]:
+    """Let every arm generate, and add the study's figures to ``scores``; by arm and device."""
+    made: dict[str, dict[str, list[Made]]] = {arm: {} for arm in arms}
+    for arm in arms:
         for person in people:
             adapters = person.adapters_of(arm)
             if adapters is not None and person.held_out:
-                texts = person.write(
-                    adapters, how, passages=_passages(arm, config), count=config.written
-                )
-                written[arm][person.name] = texts
-                scores[arm][person.name] |= _judge(person, texts, truths, scorer)
+                rows = person.make(adapters, count, retrieval=retrieves(arm))
+                made[arm][person.name] = rows
+                scores[arm][person.name] |= study.judge(person, rows, people)
             on_arm(f"{arm}: {person.name}")
-    return written
+    return made
 
 
-def _passages(arm: str, config: SimulationConfig) -> int:
-    return config.passages if arm.endswith("retrieval") else 0
-
-
-def _judge(
-    person: SimulatedPerson,
-    written: Sequence[Written],
-    truths: Mapping[str, Sequence[str]],
-    scorer: AuthorshipScorer,
-) -> dict[str, Any]:
-    texts = [w.text or "." for w in written]
-    own = truths[person.name]
-    rouge = [rouge_l(text, truth) for text, truth in zip(texts, own, strict=True)]
-    others = {name: texts for name, texts in truths.items() if name != person.name and texts}
-    reference = person.device.training_texts(federate=False)
-    score = None
-    if others and reference:
-        score = scorer.calibrated(texts, reference, own, others).score
-    return {"rouge_l": float(np.mean(rouge)), "authorship": score}
-
-
-def summarize(
-    scores: Scores, passages: Mapping[str, Mapping[str, Sequence[float]]], seed: int
-) -> dict[str, dict[str, Any]]:
+def summarize(scores: Scores, items: Losses, study: Study, seed: int) -> dict[str, dict[str, Any]]:
     """Mean over devices, worst device, and the gain over the base with its interval."""
     summary = {}
     for arm, devices in scores.items():
         if not devices:
             continue
-        worst = max(devices, key=lambda name: devices[name]["nll"])
-        mean = float(np.mean([figures["nll"] for figures in devices.values()]))
+        worst = max(devices, key=lambda name: devices[name]["loss"])
+        mean = float(np.mean([figures["loss"] for figures in devices.values()]))
         summary[arm] = {
-            "nll": mean,
-            "perplexity": perplexity(mean),
-            "worst_nll": devices[worst]["nll"],
+            "loss": mean,
+            "worst_loss": devices[worst]["loss"],
             "worst_device": worst,
-            "rouge_l": _mean([figures.get("rouge_l") for figures in devices.values()]),
-            "authorship": _mean([figures.get("authorship") for figures in devices.values()]),
-            "gain": None if arm == "base" else _gain(passages["base"], passages[arm], seed),
+            **{
+                metric.key: metric.of_loss(mean)
+                if metric.of_loss
+                else _mean([figures.get(metric.key) for figures in devices.values()])
+                for metric in study.metrics
+            },
+            "gain": None if arm == BASE else _gain(items[BASE], items[arm], seed),
         }
     return summary
 

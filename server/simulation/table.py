@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...shared.errors import BadInputError
+from .config import BASE, REFERENCE
 
 __all__ = [
     "best_arm",
@@ -32,14 +33,12 @@ __all__ = [
     "verdict",
 ]
 
-BASE = "base"
-REFERENCE = "shared without DP"  # what privacy costs; it is offered to nobody
 HELPS, UNCLEAR, HURTS = "helps", "no clear help", "hurts"
 
 _VERSION = 1
 _KEYS = (
     *("started", "wall_seconds", "seconds", "base", "data", "plan", "epsilon", "arms", "scores"),
-    *("passages", "summary", "wire", "rounds", "checks", "samples", "notes"),
+    *("items", "summary", "wire", "rounds", "checks", "samples", "notes", "measures"),
 )
 _TRUST = {
     "local": "local, nobody but the device itself, since its updates are noised before they leave",
@@ -124,7 +123,7 @@ def best_arm(result: Mapping[str, Any]) -> str | None:
 def paired_losses(result: Mapping[str, Any], arm: str) -> list[tuple[str, float, float]]:
     """Device, base loss and loss of ``arm``, for the devices that have both."""
     base, scores = result["scores"].get(BASE, {}), result["scores"].get(arm, {})
-    return [(name, base[name]["nll"], scores[name]["nll"]) for name in scores if name in base]
+    return [(name, base[name]["loss"], scores[name]["loss"]) for name in scores if name in base]
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -205,19 +204,19 @@ def result_table(result: Mapping[str, Any]) -> Table:
     check_result(result)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=Text(_title(result)), title_justify="left")
     table.add_column("arm", max_width=28)
-    for name in ("mean\nloss", "perpl."):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("mean\nloss", justify="right", no_wrap=True)
     table.add_column("gain over base\n95 % interval", no_wrap=True)
     table.add_column("worst\ndevice", no_wrap=True)
-    for name in ("ROUGE\n-L", "author\n-ship P"):
-        table.add_column(name, justify="right", no_wrap=True)
+    metrics = result["measures"]["metrics"]
+    for metric in metrics:
+        table.add_column(metric["title"].replace(" ", "\n"), justify="right")
     for arm in result["arms"]:
         if arm in result["summary"]:
-            table.add_row(*_row(arm, result["summary"][arm]))
+            table.add_row(*_row(arm, result["summary"][arm], metrics))
     return table
 
 
-def _row(arm: str, summary: Mapping[str, Any]) -> list[Text]:
+def _row(arm: str, summary: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> list[Text]:
     gain = summary["gain"]
     shown = Text("–")
     if gain is not None:
@@ -226,12 +225,10 @@ def _row(arm: str, summary: Mapping[str, Any]) -> list[Text]:
         shown.append(f"\n{number(gain['low'])} to {number(gain['high'])}", style="dim")
     return [
         Text(label(arm, 58)),
-        Text(number(summary["nll"])),
-        Text(number(summary["perplexity"], 1)),
+        Text(number(summary["loss"])),
         shown,
-        Text(f"{number(summary['worst_nll'])}\n{label(summary['worst_device'], 16)}"),
-        Text(number(summary["rouge_l"], 2)),
-        Text(number(summary["authorship"], 2)),
+        Text(f"{number(summary['worst_loss'])}\n{label(summary['worst_device'], 16)}"),
+        *(Text(number(summary.get(metric["key"]), metric["digits"])) for metric in metrics),
     ]
 
 
@@ -267,7 +264,7 @@ def _worst_line(result: Mapping[str, Any]) -> str:
         return ""
     return (
         f"Worst served is {label(summary['worst_device'], 40)}, with a loss of "
-        f"{number(summary['worst_nll'])} ({arm})."
+        f"{number(summary['worst_loss'])} ({arm})."
     )
 
 

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -32,6 +33,7 @@ from .terminal import Clock, status
 __all__ = ["app", "main", "require"]
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+DEFAULT_TASK = "text.writing_assistant"
 DEFAULT_PRECISION = "int8"
 ENCODER = "all-minilm-l6-v2"
 _DIRECTION_TEXTS = 40
@@ -163,6 +165,7 @@ def generate(
     """Generate text on this device, with adapters and retrieval."""
     from .client import Device, Generation, Sampling, TextModel, Vault
     from .client.importers import import_records, read_source
+    from .client.runtime import Told
     from .shared.adapters import compose, load_adapter
     from .shared.contexts import Instruction
 
@@ -181,12 +184,14 @@ def generate(
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
     )
     instruction = Instruction(text=prompt, mode="chat" if chat else "continue")
-    built, pieces = device.stream(instruction, how, k=passages if documents or vault else 0)
-    for piece in pieces:
+    told = device.request(instruction, how, k=passages if documents or vault else 0)
+    assert isinstance(told, Told)
+    device.use_adapters(*device.available_adapters())
+    for piece in told.stream():
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    for hit in built.used:
+    for hit in told.used:
         source = hit.record.provenance.uri or hit.record.id
         console.print(f"used: {source} ({hit.why})", style="dim", highlight=False)
     device.close()
@@ -194,9 +199,10 @@ def generate(
 
 @app.command()
 def simulate(
+    task: Annotated[str, typer.Option(help="What is personalized.")] = DEFAULT_TASK,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder with one subfolder of .txt/.md files per person."),
+        typer.Option(help="Folder with one subfolder per person; the built-in data otherwise."),
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -206,14 +212,24 @@ def simulate(
     quick: Annotated[
         bool, typer.Option(help="Three devices and little work: a smoke run.")
     ] = False,
-    base: Annotated[str, typer.Option(help="Known name, path or hub id; built if need be.")] = (
-        DEFAULT_BASE
-    ),
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Known name, path or hub id; built if need be."),
+    ] = None,
     precision: Precision = DEFAULT_PRECISION,
-    devices: Annotated[int, typer.Option(help="Devices of the built-in data, 1..8.")] = 8,
-    rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 3,
-    local_steps: Annotated[int, typer.Option(help="DP-SGD steps per device and round.")] = 1,
-    batch: Annotated[int, typer.Option(help="Records per step, on average.")] = 16,
+    devices: Annotated[int, typer.Option(help="Devices of the built-in data at most.")] = 10,
+    rounds: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Rounds of the federation."),
+    ] = None,
+    local_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="DP-SGD steps per device and round."),
+    ] = None,
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Records per step, on average."),
+    ] = None,
     unit: Annotated[
         str, typer.Option(help="What is protected: one record, or one user with all of theirs.")
     ] = "record",
@@ -223,15 +239,16 @@ def simulate(
     ] = None,
     clip: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(
-            help="Norm to which a record's gradient (6) or a user's change (0.05) is cut."
-        ),
+        typer.Option(help="Norm to which a record's gradient or a user's change (0.05) is cut."),
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise multiplier; ε follows from it.")] = 1.0,
     relation: Annotated[
         str, typer.Option(help="Neighbours: add-or-remove-one, replace-one or zero-out.")
     ] = "add-or-remove-one",
-    learning_rate: Annotated[float, typer.Option(help="Of the shared adapter.")] = 0.05,
+    learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Of the shared adapter."),
+    ] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -255,8 +272,14 @@ def simulate(
     proximal: Annotated[
         float, typer.Option(help="Pull of local training to where it began (FedProx).")
     ] = 0.0,
-    rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
-    private_steps: Annotated[int, typer.Option(help="Steps of each private adapter.")] = 4,
+    rank: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Public directions per layer."),
+    ] = None,
+    private_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Steps of each private adapter."),
+    ] = None,
     private_pull: Annotated[
         float, typer.Option(help="Pull of the private adapter to the shared one (Ditto).")
     ] = 0.0,
@@ -290,8 +313,8 @@ def simulate(
     from .privacy.plan import RecordPlan, UserPlan
     from .server.aggregation import RobustMean, ServerOptimizer
     from .server.simulation.config import SimulationConfig
-    from .server.simulation.corpus import load_folder, load_sotu
     from .server.simulation.run import run_simulation
+    from .server.simulation.studies import setting
     from .server.simulation.table import result_table, summary_lines
 
     if resume and out is None:
@@ -299,47 +322,60 @@ def simulate(
     if unit not in ("record", "user"):
         raise BadInputError(f"--unit must be record or user, got {unit!r}")
     clock = Clock(console)
-    held_out = 2 if quick else 8
-    if data is None:
-        corpus = load_sotu(min(devices, 3) if quick else devices, held_out=held_out)
-    else:
-        corpus = load_folder(data, held_out=held_out)
+    given: dict[str, Any] = {
+        "rounds": rounds,
+        "local_steps": local_steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "rank": rank,
+    }
+    chosen = setting(task)
+    changes = {
+        **(chosen.quick if quick else {}),
+        **{n: v for n, v in given.items() if v is not None},
+    }
+    chosen = replace(chosen, **changes)
+    study = chosen.load(data, devices, quick=quick, seed=seed)
     common: dict[str, Any] = {
         "relation": relation,
         "noise_multiplier": noise,
-        "rounds": 2 if quick else rounds,
+        "rounds": chosen.rounds,
         **({"trust": trust} if trust else {}),
-        **({} if clip is None else {"clip": clip}),
     }
     plan = (
         RecordPlan(
-            expected_batch=4 if quick else batch,
-            local_steps=local_steps,
-            learning_rate=learning_rate,
+            expected_batch=chosen.batch,
+            local_steps=chosen.local_steps,
+            learning_rate=chosen.learning_rate,
+            clip=chosen.clip if clip is None else clip,
             **common,
         )
         if unit == "record"
-        else UserPlan(cohort=len(corpus.people), **{"trust": "central", "clip": 0.05, **common})
+        else UserPlan(
+            cohort=study.devices,
+            clip=0.05 if clip is None else clip,
+            **{"trust": "central", **common},
+        )
     )
+    private = {**chosen.private, "pull": private_pull}
+    if private_steps is not None:
+        private["steps"] = private_steps
     config = SimulationConfig(
         plan=plan,
         locally=LocalTraining(
             steps=1 if quick else None,
-            batch=batch,
-            optimizer=Optimizer(learning_rate=learning_rate, proximal=proximal),
+            batch=chosen.batch,
+            optimizer=Optimizer(learning_rate=chosen.learning_rate, proximal=proximal),
         ),
         policy=policy,
-        rank=rank,
+        rank=chosen.rank,
         optimizer=ServerOptimizer(
             kind=server_optimizer,  # type: ignore[arg-type]  # checked there
             learning_rate=server_rate or (0.01 if server_optimizer in _ADAPTIVE else 1.0),
         ),
         robust=None if robust is None else RobustMean(kind=robust),  # type: ignore[arg-type]
-        private=PrivateTraining(
-            steps=2 if quick else private_steps, batch=4 if quick else 16, pull=private_pull
-        ),
-        written=2 if quick else 6,
-        written_tokens=12 if quick else 32,
+        private=PrivateTraining(**private),
+        made=chosen.made,
         reference=reference and not quick,
         engine=engine,  # type: ignore[arg-type]  # checked by the config
         ray_address=ray_address,
@@ -347,13 +383,10 @@ def simulate(
         memory_budget=memory_budget,
         seed=seed,
     )
-    package = find_base(str(_build(base, precision, None, force=False)))
+    package = find_base(str(_build(base or chosen.base, precision, None, force=False)))
     folder = out or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = data.name if data else "State of the Union addresses"
     with clock:
-        result = run_simulation(
-            package, corpus, config, folder, data_name=name, resume=resume, progress=clock
-        )
+        result = run_simulation(package, study, config, folder, resume=resume, progress=clock)
     console.print(result_table(result))
     for line in summary_lines(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

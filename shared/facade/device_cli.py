@@ -252,7 +252,6 @@ def learn(
     """Train the private adapter on what is new; needs the extra 'train'."""
     from importlib.util import find_spec
 
-    from .client import TextModel
     from .shared.errors import MissingExtraError
 
     if find_spec("torch") is None:
@@ -261,7 +260,7 @@ def learn(
 
     package = find_base(base)
     with opened(key_file, keyring) as device, console.status("training"):
-        trainer = SliceTrainer.of(package, TextModel(package), PrivateTraining(steps=steps))
+        trainer = SliceTrainer.of(package, PrivateTraining(steps=steps))
         count = device.learn(trainer)
         slices = len(device.store.lineage.slices)
         private = device.private

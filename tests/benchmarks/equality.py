@@ -43,11 +43,10 @@ class Equality:
 
 def compare_with_twin(package: Package, text: Sequence[int], rank: int) -> Equality:
     """Compare bare and with a random adapter, the last few tokens through the cache."""
-    from locavore.client.training.adapted import AdaptedTwin
-    from locavore.shared.twin import open_twin
+    from locavore.client.training.text import TextTwin
 
     model = TextModel(package)
-    twin = AdaptedTwin(open_twin(package), package.base_id)
+    twin = TextTwin.of(package)
     adapter = random_adapter(package.base_id, model.sites, rank, seed=0, strength=_STRENGTH)
     ahead = _CLEAR_DYNAMIC if package.manifest.precision == "int8-dynamic" else CLEAR
     expected, changed = _twin_logits(twin, text, None), _twin_logits(twin, text, adapter)
@@ -99,9 +98,9 @@ def _our_tokens(model: TextModel, text: Sequence[int]) -> list[int]:
 def _twin_logits(twin: object, text: Sequence[int], adapter: Adapter | None) -> Array:
     import torch
 
-    from locavore.client.training.adapted import AdaptedTwin
+    from locavore.client.training.text import TextTwin
 
-    assert isinstance(twin, AdaptedTwin)
+    assert isinstance(twin, TextTwin)
     with torch.no_grad(), twin.adapted(*([] if adapter is None else [adapter])):
         out = twin.model(input_ids=torch.tensor([list(text)]), use_cache=False)
     logits: Array = out.logits[0].numpy()

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from locavore.client import Device, TextModel
+from locavore.client import Device
 from locavore.client.training.private import PrivateTraining, SliceTrainer
 from locavore.client.vault.keys import Key
 from locavore.client.vault.vault import Vault
@@ -35,7 +35,7 @@ def run(options: Options) -> Report:
     """Live with and without a record; forget it; compare."""
     package = find_base(options.bases[0] if options.bases else _BASE)
     training = PrivateTraining(steps=1 if options.quick else 4, batch=4)
-    trainer = SliceTrainer.of(package, TextModel(package), training)
+    trainer = SliceTrainer.of(package, training)
     person = load_sotu(1).people[0]
     records: list[Context] = [
         UserDocument(body=r.text, id=str(i), time=r.time, consent=Consent(train=True))

@@ -24,8 +24,9 @@ import numpy as np
 
 from locavore.client.app import make_client_app
 from locavore.client.audit.records import RecordAudit
-from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.adapted import shared_chains
 from locavore.client.training.objectives.language import token_batch
+from locavore.client.training.text import TextTwin
 from locavore.privacy.audit.findings import Finding
 from locavore.privacy.audit.openings import opening_findings
 from locavore.privacy.audit.wire import Secret, wire_findings
@@ -38,7 +39,6 @@ from locavore.server.simulation.recording import Recorder
 from locavore.shared.adapters import Array
 from locavore.shared.forms import Directions, SharedForm
 from locavore.shared.packages import open_package
-from locavore.shared.twin import open_twin
 
 from .bugs import RECORD_BUGS, SUM_BUGS, USER_BUGS, WIRE_BUGS
 from .report import Goal, Options, Report, machine_line
@@ -157,7 +157,7 @@ def tiny_world(folder: Path) -> dict[str, Any]:
 
     path = Path(build_tiny_bases(folder, ["float32"])["float32"])
     package = open_package(path, trusted=[signing_key().public_key().public_bytes_raw()])
-    twin = AdaptedTwin(open_twin(package), package.base_id)
+    twin = TextTwin.of(package)
     known = Directions.load(package.path("directions.safetensors"))
     form = SharedForm("ffa", package.base_id, known)
     rng = np.random.default_rng(0)

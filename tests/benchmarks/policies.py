@@ -24,13 +24,14 @@ import torch
 
 from locavore.client.app import make_client_app
 from locavore.client.kept import KeptHalf
-from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.adapted import shared_chains
 from locavore.client.training.exchange import Exchange
 from locavore.client.training.local import LocalTraining
 from locavore.client.training.objectives.language import token_batch
 from locavore.client.training.optimizers import Optimizer
 from locavore.client.training.private import PrivateTraining, train_private
 from locavore.client.training.shared import private_training
+from locavore.client.training.text import TextTwin
 from locavore.export.directions import public_directions
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan, RecordPlan, UserPlan
@@ -121,7 +122,7 @@ class World:
 
     def __init__(self, seed: int, devices: int, quick: bool) -> None:
         self.seed, self.quick = seed, quick
-        self.twin = AdaptedTwin(base(20 if quick else 300), "dialects")
+        self.twin = TextTwin(base(20 if quick else 300), "dialects")
         texts = public_speakers(96, seed)
         names = sites(self.twin.model)
         found = public_directions(self.twin.model, names, texts, rank=RANK)

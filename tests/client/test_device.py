@@ -7,7 +7,7 @@ import pytest
 
 from locavore.client.device import Device
 from locavore.client.embedding import ModelEmbedder
-from locavore.client.runtime import Generation, TextModel
+from locavore.client.runtime import Generation, TextModel, Told
 from locavore.shared.adapters import Adapter
 from locavore.shared.contexts import Consent, Instruction, UserDocument
 from locavore.shared.errors import BadInputError, ContextLengthError
@@ -24,6 +24,11 @@ def device(model: TextModel) -> Device:
     return device
 
 
+def text(device: Device) -> TextModel:
+    assert isinstance(device.model, TextModel)
+    return device.model
+
+
 @pytest.fixture
 def adapter(model: TextModel, directions: Directions) -> Adapter:
     form = SharedForm("core", model.base_id, directions)
@@ -34,7 +39,7 @@ def adapter(model: TextModel, directions: Directions) -> Adapter:
 @pytest.mark.parametrize("meaning", [False, True])
 def test_what_is_forgotten_is_not_retrieved(meaning: bool, device: Device) -> None:
     if meaning:
-        device.embedder = ModelEmbedder(device.model)
+        device.embedder = ModelEmbedder(text(device))
     assert device.recall("goat Berta")[0].record.id == "a"
     device.forget("a")
     assert "a" not in [hit.record.id for hit in device.recall("goat Berta")]
@@ -68,10 +73,10 @@ def test_a_generation_tells_what_went_into_it(device: Device, adapter: Adapter) 
     assert content.trace.record_ids == ("a",)
     assert content.trace.adapters == ("shared",)
     full = "My goat is called Berta.\n\nTell me of my goat"
-    assert content.trace.prompt_tokens == len(device.model.encode(full))
+    assert content.trace.prompt_tokens == len(text(device).encode(full))
     device.model.attach(adapter)
-    (expected,) = device.model.generate([full], SHORT)
-    assert (content.text, content.reason) == (expected.text, expected.reason)
+    (expected,) = text(device).generate([full], SHORT)
+    assert (content.output, content.reason) == (expected.text, expected.reason)
 
 
 def test_without_retrieval_and_adapters_it_is_the_bare_base(
@@ -80,7 +85,7 @@ def test_without_retrieval_and_adapters_it_is_the_bare_base(
     device.private = adapter
     content = device.generate(Instruction(text="The goat"), SHORT, k=0, adapters=())
     device.model.attach()
-    assert content.text == device.model.generate(["The goat"], SHORT)[0].text
+    assert content.output == text(device).generate(["The goat"], SHORT)[0].text
     assert content.trace.hits == ()
     assert content.trace.adapters == ()
 
@@ -89,15 +94,17 @@ def test_both_adapters_are_summed(device: Device, adapter: Adapter) -> None:
     device.shared = device.private = adapter
     assert device.available_adapters() == ("shared", "private")
     device.use_adapters("shared", "private")
-    ids = device.model.encode("The goat")
-    both = device.model.logits(ids)
+    ids = text(device).encode("The goat")
+    both = text(device).logits(ids)
     doubled = Adapter(adapter.base_id, {s: (a, b + b) for s, (a, b) in adapter.factors.items()})
     device.model.attach(doubled)
-    np.testing.assert_allclose(both, device.model.logits(ids), atol=1e-4)
+    np.testing.assert_allclose(both, text(device).logits(ids), atol=1e-4)
 
 
 def test_chat_mode_uses_the_template(device: Device) -> None:
-    prompt = device.prompt(Instruction(text="Where is my goat?", mode="chat"))
+    told = device.request(Instruction(text="Where is my goat?", mode="chat"))
+    assert isinstance(told, Told)
+    prompt = told.prompt
     assert prompt.full.startswith("<|start|>user\nHere is how I write:\n\nMy goat")
     assert prompt.full.endswith("Where is my goat?<|end|>\n<|start|>assistant\n")
 
@@ -121,7 +128,7 @@ def test_prompt_and_answer_share_the_context(device: Device) -> None:
     with pytest.raises(ContextLengthError, match="the budget is"):
         device.generate(Instruction(text="goat " * 40), how)
     with pytest.raises(ContextLengthError, match="the budget is 0"):
-        device.prompt(Instruction(text="goat"), budget=0)
+        device.request(Instruction(text="goat"), Generation(max_tokens=255))
     with pytest.raises(ContextLengthError):
         device.generate(Instruction(text="goat"), Generation(max_tokens=255))
 
@@ -129,6 +136,8 @@ def test_prompt_and_answer_share_the_context(device: Device) -> None:
 def test_a_stream_is_the_generation_in_pieces(device: Device, adapter: Adapter) -> None:
     device.shared = adapter
     instruction = Instruction(text="Tell me of my goat")
-    prompt, pieces = device.stream(instruction, SHORT)
-    assert [hit.record.id for hit in prompt.used] == ["a"]
-    assert "".join(pieces) == device.generate(instruction, SHORT).text
+    told = device.request(instruction, SHORT)
+    assert isinstance(told, Told)
+    device.use_adapters("shared")
+    assert [hit.record.id for hit in told.used] == ["a"]
+    assert "".join(told.stream()) == device.generate(instruction, SHORT).output

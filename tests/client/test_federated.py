@@ -13,16 +13,15 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from locavore.client.device import Device
 from locavore.client.federated import (
-    MAX_RECORD_TOKENS,
     MIN_RECORDS,
-    FederatedTextDevice,
-    text_training,
+    FederatedLearner,
+    form_training,
 )
 from locavore.client.kept import KeptHalf
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.local import LocalTraining
 from locavore.client.training.optimizers import Optimizer
+from locavore.client.training.text import MAX_RECORD_TOKENS, TextTwin
 from locavore.privacy.ledger import Charge, Ledger
 from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.adapters import Array
@@ -42,7 +41,7 @@ def _ledger(path: Path, budget: float | None) -> Ledger:
 
 def make(
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     texts: list[str],
     *,
@@ -50,11 +49,11 @@ def make(
     stream: int = 0,
     ledger: Path | None = None,
     budget: float | None = None,
-) -> FederatedTextDevice:
+) -> FederatedLearner[list[int]]:
     device = Device(model)
     for i, text in enumerate(texts):
         device.remember(UserDocument(body=text, consent=consent, id=f"{i:03}"))
-    return FederatedTextDevice(
+    return FederatedLearner(
         device=device,
         twin=twin,
         form=SharedForm("core", twin.base_id, directions),
@@ -65,7 +64,7 @@ def make(
 
 
 def test_it_returns_a_finite_update_of_the_right_length(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = make(model, twin, directions, private_texts)
     theta = device.form.zero()
@@ -78,7 +77,7 @@ def test_it_returns_a_finite_update_of_the_right_length(
 
 
 def test_the_same_records_under_other_noise_give_other_updates(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     theta = np.zeros(224, np.float32)
 
@@ -92,18 +91,16 @@ def test_the_same_records_under_other_noise_give_other_updates(
 
 
 def test_noise_is_fresh_unless_a_test_says_otherwise(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = make(model, twin, directions, private_texts)
-    device = FederatedTextDevice(
-        device=device.device, twin=twin, form=device.form, plan=device.plan
-    )
+    device = FederatedLearner(device=device.device, twin=twin, form=device.form, plan=device.plan)
     theta = device.form.zero()
     assert not np.any(device.train_shared(theta, round=1) == device.train_shared(theta, round=1))
 
 
 def test_too_few_records(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = make(model, twin, directions, private_texts[: MIN_RECORDS - 1])
     with pytest.raises(TooLittleDataError, match="31 records may be federated, at least 32"):
@@ -114,7 +111,7 @@ def test_too_few_records(
 def test_records_without_consent_do_not_count(
     consent: Consent,
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
 ) -> None:
@@ -125,7 +122,7 @@ def test_records_without_consent_do_not_count(
 
 
 def test_a_record_is_cut_and_one_token_is_none(
-    model: TextModel, twin: AdaptedTwin, directions: Directions
+    model: TextModel, twin: TextTwin, directions: Directions
 ) -> None:
     device = make(model, twin, directions, ["word " * 300, "x", "two words"])
     assert [len(ids) for ids in device.records()] == [
@@ -138,7 +135,7 @@ def test_a_record_is_cut_and_one_token_is_none(
 def test_a_round_beyond_the_plan_is_refused(
     round: int,
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     tmp_path: Path,
@@ -151,7 +148,7 @@ def test_a_round_beyond_the_plan_is_refused(
 
 def test_every_round_is_charged(
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     tmp_path: Path,
@@ -174,7 +171,7 @@ def test_every_round_is_charged(
 
 def test_a_round_beyond_the_budget_is_not_trained(
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     tmp_path: Path,
@@ -193,7 +190,7 @@ def test_a_round_beyond_the_budget_is_not_trained(
 
 def test_a_round_is_charged_before_it_is_trained(
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     tmp_path: Path,
@@ -207,7 +204,7 @@ def test_a_round_is_charged_before_it_is_trained(
 
 def test_a_ledger_that_cannot_be_written_stops_the_round(
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     tmp_path: Path,
@@ -218,7 +215,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_round(
 
 
 def test_evaluation_stays_on_the_device(
-    model: TextModel, twin: AdaptedTwin, directions: Directions
+    model: TextModel, twin: TextTwin, directions: Directions
 ) -> None:
     seen: list[int] = []
     device = make(model, twin, directions, [])
@@ -231,7 +228,7 @@ def test_evaluation_stays_on_the_device(
 
 
 def test_a_memory_budget_changes_no_result(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = make(model, twin, directions, private_texts)
     theta = device.form.zero()
@@ -242,7 +239,7 @@ def test_a_memory_budget_changes_no_result(
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
     np.testing.assert_allclose(found[2], found[0], atol=1e-6)
     sizes = [
-        text_training(twin, device.form, PLAN, (0,), memory_budget=budget).at_once  # type: ignore[attr-defined]
+        form_training(twin, device.form, PLAN, memory_budget=budget).at_once  # type: ignore[attr-defined]
         for budget in ("3MB", "1GB")
     ]
     assert 1 <= sizes[0] < 8 < sizes[1]
@@ -251,25 +248,25 @@ def test_a_memory_budget_changes_no_result(
 
 
 def test_a_record_longer_than_the_context_is_cut(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, monkeypatch: pytest.MonkeyPatch
+    model: TextModel, twin: TextTwin, directions: Directions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = make(model, twin, directions, ["the wind is cold and the sea is grey " * 20])
     assert len(device.records()[0]) == MAX_RECORD_TOKENS
-    monkeypatch.setattr(model, "max_tokens", 50)
-    assert len(device.records()[0]) + len(model.start) == 50
+    monkeypatch.setattr(twin, "max_tokens", 50)
+    assert len(device.records()[0]) == 50
 
 
 # --- plans for users --------------------------------------------------------------------------
 
 
-def of_a_user(device: FederatedTextDevice, **changes: Any) -> FederatedTextDevice:
+def of_a_user(device: FederatedLearner[list[int]], **changes: Any) -> FederatedLearner[list[int]]:
     settings = {"rounds": 9, "separation": 3, "cohort": 5, "clip": 0.01} | changes
     how = LocalTraining(batch=4, optimizer=Optimizer(learning_rate=0.02))
     return replace(device, plan=user_plan(**settings), locally=how)
 
 
 def test_one_record_is_enough_where_the_whole_user_is_protected(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+    model: TextModel, twin: TextTwin, directions: Directions, tmp_path: Path
 ) -> None:
     single = make(model, twin, directions, ["One letter only."], ledger=tmp_path / "ledger")
     device = of_a_user(single)
@@ -283,7 +280,7 @@ def test_one_record_is_enough_where_the_whole_user_is_protected(
 
 
 def test_a_user_is_not_asked_more_often_than_the_noise_is_made_for(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+    model: TextModel, twin: TextTwin, directions: Directions, tmp_path: Path
 ) -> None:
     texts = [f"Letter {i} of the spring." for i in range(33)]
     device = of_a_user(make(model, twin, directions, texts, ledger=tmp_path / "ledger"))
@@ -297,7 +294,7 @@ def test_a_user_is_not_asked_more_often_than_the_noise_is_made_for(
 
 
 def test_both_units_are_charged_before_training(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
+    model: TextModel, twin: TextTwin, directions: Directions, tmp_path: Path
 ) -> None:
     texts = [f"Letter {i} of the autumn." for i in range(33)]
     device = of_a_user(
@@ -314,7 +311,9 @@ def test_both_units_are_charged_before_training(
 # --- a half that stays on the device ----------------------------------------------------------
 
 
-def half_sharing(device: FederatedTextDevice, name: FormName) -> FederatedTextDevice:
+def half_sharing(
+    device: FederatedLearner[list[int]], name: FormName
+) -> FederatedLearner[list[int]]:
     form = SharedForm(name, device.form.base_id, device.form.directions)
     return replace(of_a_user(device, clip=1.0), form=form, kept=None)
 
@@ -323,7 +322,7 @@ def half_sharing(device: FederatedTextDevice, name: FormName) -> FederatedTextDe
 def test_what_stays_lies_in_the_vault_and_is_gone_on_from(
     name: FormName,
     model: TextModel,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
 ) -> None:
@@ -345,7 +344,7 @@ def test_what_stays_lies_in_the_vault_and_is_gone_on_from(
 
 
 def test_what_stays_is_of_one_federation(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = half_sharing(make(model, twin, directions, private_texts), "share-a")
     device.train_shared(device.form.zero(), round=1)
@@ -356,7 +355,7 @@ def test_what_stays_is_of_one_federation(
 
 
 def test_what_stays_is_forgotten_with_any_record(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, private_texts: list[str]
+    model: TextModel, twin: TextTwin, directions: Directions, private_texts: list[str]
 ) -> None:
     device = half_sharing(make(model, twin, directions, private_texts), "share-a")
     device.train_shared(device.form.zero(), round=1)

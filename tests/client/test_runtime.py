@@ -20,7 +20,7 @@ from locavore.shared.errors import BadInputError, ContextLengthError, IntegrityE
 from locavore.shared.packages import Package, open_package, sign_package
 
 if TYPE_CHECKING:
-    from locavore.client.training.adapted import AdaptedTwin
+    from locavore.client.training.text import TextTwin
     from locavore.export.quantize import Precision
 
 PROMPTS = ["The nurse walked", "R", "Dear Ada, thank you for the", "", "zebra 東京 ☂"]
@@ -53,7 +53,7 @@ def test_it_continues_what_it_was_trained_on(
 @pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(temperature=3, seed=2)])
 @pytest.mark.parametrize("prompt", ["Rain fell on", "zebra 東京 ☂"])
 def test_every_token_is_the_one_that_the_twin_would_choose(
-    prompt: str, sampling: Sampling, model: TextModel, twin: AdaptedTwin
+    prompt: str, sampling: Sampling, model: TextModel, twin: TextTwin
 ) -> None:
     import torch
 
@@ -192,7 +192,7 @@ def test_bad_requests_are_refused(model: TextModel) -> None:
 # --- scores ---------------------------------------------------------------------------------
 
 
-def test_scores_equal_the_twins_losses(model: TextModel, twin: AdaptedTwin) -> None:
+def test_scores_equal_the_twins_losses(model: TextModel, twin: TextTwin) -> None:
     import torch
 
     contexts = ["The nurse walked", "", "Dear Ada, thank you"]

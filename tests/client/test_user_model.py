@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locavore.client.device import Device
-from locavore.client.runtime import Generation, TextModel
-from locavore.client.user_model import UserModel
+from locavore.client.prompt import Prompt
+from locavore.client.runtime import Generation, TextModel, Told
+from locavore.client.user_model import Guidance, UserModel
 from locavore.shared.contexts import (
     Consent,
     Context,
@@ -60,19 +61,29 @@ def device(model: TextModel) -> Device:
     return made
 
 
+def guide(person: Device, request: str, *, budget: int = 100, k: int = 4) -> Guidance:
+    return person.guide(request, budget=budget, cost=lambda text: len(text.split()), k=k)
+
+
+def prompt(person: Device, instruction: Instruction) -> Prompt:
+    told = person.request(instruction, k=1)
+    assert isinstance(told, Told)
+    return told.prompt
+
+
 def test_it_says_why_it_did_not_personalise(model: TextModel) -> None:
     person = device(model)
-    assert person.guide("zebra").reason == (
+    assert guide(person, "zebra").reason == (
         "not personalised: nothing that is kept has to do with the request"
     )
-    assert person.guide("the zebra crossing plan").reason == (
+    assert guide(person, "the zebra crossing plan").reason == (
         "not personalised: what was found shares only common words with the request"
     )
-    assert person.guide("goat number 7", budget=0).reason == (
+    assert guide(person, "goat number 7", budget=0).reason == (
         "not personalised: nothing of what is known fits into the budget"
     )
-    assert not person.guide("zebra").personal
-    found = person.guide("goat number 7", k=1)
+    assert not guide(person, "zebra").personal
+    found = guide(person, "goat number 7", k=1)
     assert found.personal
     assert found.reason == "personalised by 1 passages of their own"
 
@@ -80,9 +91,9 @@ def test_it_says_why_it_did_not_personalise(model: TextModel) -> None:
 def test_a_chat_is_told_about_the_person_and_a_continued_text_is_not(model: TextModel) -> None:
     person = device(model)
     person.remember(UserProfile(attributes={"role": "nurse"}, consent=FOUND))
-    chat = person.prompt(Instruction(text="goat number 7", mode="chat"), k=1)
+    chat = prompt(person, Instruction(text="goat number 7", mode="chat"))
     assert "About me:\nrole: nurse\n\nHere is how I write:\n\nThe goat number 7" in chat.text
-    plain = person.prompt(Instruction(text="goat number 7"), k=1)
+    plain = prompt(person, Instruction(text="goat number 7"))
     assert "nurse" not in plain.full
     content = person.generate(Instruction(text="goat number 7"), Generation(max_tokens=2), k=1)
     assert content.trace.reason == "personalised by 1 passages of their own"

@@ -18,7 +18,7 @@ pytest.importorskip("torch", reason="needs the extra 'export'")
 import torch
 
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
+from locavore.client.training.text import TextTwin
 from locavore.export import trace
 from locavore.export.build import BuildPlan, build_text_base
 from locavore.export.check import TOLERANCE
@@ -30,7 +30,6 @@ from locavore.shared.errors import AdapterError, BadInputError
 from locavore.shared.forms import Directions
 from locavore.shared.packages import Package, open_package
 from locavore.shared.quantized import WeightTable
-from locavore.shared.twin import open_twin
 
 LINEARS = (
     "self_attn.q_proj",
@@ -65,7 +64,7 @@ def logits(graph: CausalGraph, ids: list[int] = IDS) -> Array:
     return found
 
 
-def twin_logits(twin: AdaptedTwin, adapter: Adapter | None = None) -> Array:
+def twin_logits(twin: TextTwin, adapter: Adapter | None = None) -> Array:
     with torch.no_grad(), twin.adapted(*([adapter] if adapter else [])):
         found: Array = twin.model(input_ids=torch.tensor([IDS])).logits[0].numpy()
     return found
@@ -97,7 +96,7 @@ def test_every_attention_and_mlp_projection_has_a_port(built: Package) -> None:
 
 
 def test_a_lora_acts_in_the_graph_as_in_the_twin(built: Package) -> None:
-    graph, twin = CausalGraph(built), AdaptedTwin(open_twin(built), built.base_id)
+    graph, twin = CausalGraph(built), TextTwin.of(built)
     bare = logits(graph)
     adapter = random_adapter(graph, rank=3)
     graph.attach(adapter)
@@ -121,7 +120,7 @@ def test_rank_zero_and_a_zero_b_are_the_bare_base(package: Package) -> None:
 
 @pytest.mark.parametrize("site", sorted(SITES))
 def test_every_single_port_is_wired_to_its_own_layer(
-    site: str, package: Package, twin: AdaptedTwin, model: TextModel
+    site: str, package: Package, twin: TextTwin, model: TextModel
 ) -> None:
     graph = CausalGraph(package)
     whole = random_adapter(graph, rank=2, scale=0.3)
@@ -238,7 +237,7 @@ def test_the_package_tells_the_runtime_what_it_needs(package: Package) -> None:
 def test_layers_that_share_a_port_may_be_adapted_alone_and_at_different_ranks(
     package: Package, leaves: tuple[str, ...]
 ) -> None:
-    graph, twin = CausalGraph(package), AdaptedTwin(open_twin(package), package.base_id)
+    graph, twin = CausalGraph(package), TextTwin.of(package)
     wide, narrow = random_adapter(graph, rank=3), random_adapter(graph, rank=1)
     factors = {
         site: (narrow if site.endswith("v_proj") else wide).factors[site]

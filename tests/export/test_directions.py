@@ -9,8 +9,8 @@ pytest.importorskip("onnx_ir", reason="needs the extra 'export'")
 
 import torch
 
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.objectives.language import per_record_loss, token_batch
+from locavore.client.training.text import TextTwin
 from locavore.export.directions import public_directions
 from locavore.shared.errors import BadInputError
 
@@ -18,7 +18,7 @@ SITES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
 TEXTS = [[0, 70, 71, 300, 12], [0, 90, 301], [0, 17, 18, 19, 20, 21, 22]]
 
 
-def test_they_are_the_leading_singular_vectors_of_the_public_gradient(twin: AdaptedTwin) -> None:
+def test_they_are_the_leading_singular_vectors_of_the_public_gradient(twin: TextTwin) -> None:
     found = public_directions(twin.model, SITES, TEXTS, rank=2)
     for site in SITES:
         weight = twin.model.get_submodule(site).weight
@@ -38,7 +38,7 @@ def test_they_are_the_leading_singular_vectors_of_the_public_gradient(twin: Adap
         weight.grad = None
 
 
-def test_the_global_generator_and_the_model_are_left_alone(twin: AdaptedTwin) -> None:
+def test_the_global_generator_and_the_model_are_left_alone(twin: TextTwin) -> None:
     torch.manual_seed(4)
     expected = torch.rand(1)
     torch.manual_seed(4)
@@ -52,6 +52,6 @@ def test_the_global_generator_and_the_model_are_left_alone(twin: AdaptedTwin) ->
 
 
 @pytest.mark.parametrize("texts", [[], [[0]], [[0, 1], []]])
-def test_texts_without_a_next_token_are_refused(texts: list[list[int]], twin: AdaptedTwin) -> None:
+def test_texts_without_a_next_token_are_refused(texts: list[list[int]], twin: TextTwin) -> None:
     with pytest.raises(BadInputError, match="at least two tokens"):
         public_directions(twin.model, SITES, texts, rank=2)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from locavore.client.training.adapted import AdaptedTwin
+from locavore.client.training.text import TextTwin
 from locavore.shared.adapters import Adapter, Array, compose, load_adapter, save_adapter
 from locavore.shared.errors import AdapterError
 from locavore.shared.packages import Package
@@ -117,7 +117,7 @@ def trained_like(package: Package, ranks: tuple[int, int] = (4, 4)) -> Adapter:
     )
 
 
-def twin_logits(twin: AdaptedTwin, adapter: Adapter) -> Array:
+def twin_logits(twin: TextTwin, adapter: Adapter) -> Array:
     import torch
 
     with torch.no_grad(), twin.adapted(adapter):
@@ -128,7 +128,7 @@ def twin_logits(twin: AdaptedTwin, adapter: Adapter) -> Array:
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("ranks", [(4, 4), (4, 1), (2, 7)])
 def test_peft_opens_what_we_save(
-    ranks: tuple[int, int], package: Package, tiny_folder: Path, twin: AdaptedTwin, tmp_path: Path
+    ranks: tuple[int, int], package: Package, tiny_folder: Path, twin: TextTwin, tmp_path: Path
 ) -> None:
     import torch
     from transformers import LlamaForCausalLM

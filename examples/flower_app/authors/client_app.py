@@ -4,10 +4,10 @@ from flwr.app import Context
 
 from authors.task import device
 from locavore.client.app import make_client_app
-from locavore.client.federated import FederatedTextDevice
+from locavore.client.federated import FederatedLearner
 
 
-def author(context: Context) -> FederatedTextDevice:
+def author(context: Context) -> FederatedLearner:
     """The device that a node stands for."""
     config = context.run_config
     return device(

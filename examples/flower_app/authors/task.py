@@ -3,14 +3,13 @@
 from functools import cache
 
 from locavore.client import Device, TextModel, Vault
-from locavore.client.federated import FederatedTextDevice
-from locavore.client.training.adapted import AdaptedTwin
+from locavore.client.federated import FederatedLearner
+from locavore.client.training.text import TextTwin
 from locavore.home import find_base
 from locavore.privacy.plan import RecordPlan
 from locavore.server.simulation.corpus import load_sotu
 from locavore.shared.forms import Directions, SharedForm
 from locavore.shared.packages import Package
-from locavore.shared.twin import fast_twin
 
 
 def plan(rounds: int, noise_multiplier: float) -> RecordPlan:
@@ -36,14 +35,14 @@ def form(base: str, rank: int) -> SharedForm:
 @cache
 def device(
     partition: int, base: str, rank: int, rounds: int, noise_multiplier: float
-) -> FederatedTextDevice:
+) -> FederatedLearner:
     """One author's device; what is expensive to load is kept for the next message."""
     held = package(base)
     author = Device(TextModel(held), Vault.in_memory())
     author.remember_all(load_sotu().people[partition].train)
-    return FederatedTextDevice(
+    return FederatedLearner(
         device=author,
-        twin=AdaptedTwin(fast_twin(held), held.base_id),
+        twin=TextTwin.of(held, fast=True),
         form=form(base, rank),
         plan=plan(rounds, noise_multiplier),
     )

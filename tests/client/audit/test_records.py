@@ -24,9 +24,10 @@ from locavore.client.audit.canaries import (
 )
 from locavore.client.audit.records import RecordAudit
 from locavore.client.audit.runs import audit_gradient_canaries, audit_input_canaries
-from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.adapted import shared_chains
 from locavore.client.training.cohort import Cohort
 from locavore.client.training.objectives.language import token_batch
+from locavore.client.training.text import TextTwin
 from locavore.privacy.audit.findings import Finding
 from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.noise import Doubles, NoiseSource, SecureNoise, insecure_seeded_noise
@@ -38,7 +39,7 @@ from ...plans import record_plan
 
 
 @pytest.fixture
-def cohort(twin: AdaptedTwin, directions: Directions) -> Cohort:
+def cohort(twin: TextTwin, directions: Directions) -> Cohort:
     return twin.cohort(shared_chains(SharedForm("ffa", twin.base_id, directions.limited(2))))
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import torch
 
-from locavore.client.training.adapted import AdaptedTwin
+from locavore.client.training.text import TextTwin
 from locavore.shared.adapters import Adapter, compose
 from locavore.shared.errors import AdapterError
 
@@ -28,7 +28,7 @@ def adapter(base_id: str, seed: int) -> Adapter:
     return Adapter(base_id, {SITE: pair})
 
 
-def test_nested_branches_add_up_like_composed_adapters(twin: AdaptedTwin) -> None:
+def test_nested_branches_add_up_like_composed_adapters(twin: TextTwin) -> None:
     one, two = adapter(twin.base_id, 1), adapter(twin.base_id, 2)
     with torch.no_grad():
         with twin.adapted(one), twin.adapted(two):
@@ -40,7 +40,7 @@ def test_nested_branches_add_up_like_composed_adapters(twin: AdaptedTwin) -> Non
     assert (nested - bare).abs().max() > 0.01
 
 
-def test_the_inner_branch_goes_and_the_outer_stays(twin: AdaptedTwin) -> None:
+def test_the_inner_branch_goes_and_the_outer_stays(twin: TextTwin) -> None:
     one, two = adapter(twin.base_id, 1), adapter(twin.base_id, 2)
     with torch.no_grad(), twin.adapted(one):
         before = twin.model(input_ids=IDS).logits
@@ -59,7 +59,7 @@ def test_the_inner_branch_goes_and_the_outer_stays(twin: AdaptedTwin) -> None:
     ],
 )
 def test_a_site_that_cannot_take_the_adapter_is_named(
-    site: str, reason: str, twin: AdaptedTwin
+    site: str, reason: str, twin: TextTwin
 ) -> None:
     misfit = Adapter(twin.base_id, {site: adapter(twin.base_id, 1).factors[SITE]})
     with pytest.raises(AdapterError, match=reason) as caught, twin.adapted(misfit):
@@ -67,7 +67,7 @@ def test_a_site_that_cannot_take_the_adapter_is_named(
     assert repr(site) in str(caught.value)
 
 
-def test_another_base_is_refused(twin: AdaptedTwin) -> None:
+def test_another_base_is_refused(twin: TextTwin) -> None:
     with (
         pytest.raises(AdapterError, match="belongs to base 'other'"),
         twin.adapted(adapter("other", 1)),
@@ -75,7 +75,7 @@ def test_another_base_is_refused(twin: AdaptedTwin) -> None:
         pass
 
 
-def test_adapters_compute_in_the_precision_of_the_base(twin: AdaptedTwin) -> None:
+def test_adapters_compute_in_the_precision_of_the_base(twin: TextTwin) -> None:
     from locavore.shared.twin import cast_weights
 
     cast_weights(twin.model, torch.bfloat16)
@@ -89,9 +89,9 @@ def test_adapters_compute_in_the_precision_of_the_base(twin: AdaptedTwin) -> Non
     assert not torch.equal(found, bare)
 
 
-def test_two_twins_of_one_model_add_up(twin: AdaptedTwin) -> None:
+def test_two_twins_of_one_model_add_up(twin: TextTwin) -> None:
     one, two = adapter(twin.base_id, 1), adapter(twin.base_id, 2)
-    other = AdaptedTwin(twin.model, twin.base_id)
+    other = TextTwin(twin.model, twin.base_id)
     with torch.no_grad():
         with twin.adapted(one), other.adapted(two):
             both = twin.model(input_ids=IDS).logits
@@ -100,7 +100,7 @@ def test_two_twins_of_one_model_add_up(twin: AdaptedTwin) -> None:
     assert torch.equal(both, together)
 
 
-def test_a_twin_probes_its_sites_once(twin: AdaptedTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_twin_probes_its_sites_once(twin: TextTwin, monkeypatch: pytest.MonkeyPatch) -> None:
     from locavore.client.training.chains import lora
     from locavore.client.training.probe import probe_layouts
 

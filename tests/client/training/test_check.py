@@ -11,14 +11,13 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.check import check_training
 from locavore.client.training.private import PrivateTraining, train_private
+from locavore.client.training.text import TextTwin
 from locavore.shared.adapters import Adapter
 from locavore.shared.errors import TrainingError
 from locavore.shared.forms import Directions
 from locavore.shared.packages import Package
-from locavore.shared.twin import open_twin
 
 if TYPE_CHECKING:
     from locavore.export.quantize import Precision
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 TEXT = [0, 70, 71, 300, 12, 5, 44, 260]
 
 
-def trained(twin: AdaptedTwin, directions: Directions) -> Adapter:
+def trained(twin: TextTwin, directions: Directions) -> Adapter:
     how = PrivateTraining(rank=2, steps=4, learning_rate=1e-2)
     return train_private(twin, directions, [TEXT, TEXT[::-1]], how)
 
@@ -36,7 +35,7 @@ def test_a_trained_adapter_passes(
     precision: Precision, packages: Callable[[Precision], Package]
 ) -> None:
     package = packages(precision)
-    twin, model = AdaptedTwin(open_twin(package), package.base_id), TextModel(package)
+    twin, model = TextTwin.of(package), TextModel(package)
     directions = Directions.load(package.path("directions.safetensors"))
     check = check_training(twin, model, trained(twin, directions), TEXT)
     assert check.effect > 0.01
@@ -45,7 +44,7 @@ def test_a_trained_adapter_passes(
 
 
 def test_an_adapter_that_changes_nothing_fails(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     adapter = trained(twin, directions)
     zero = Adapter(
@@ -56,7 +55,7 @@ def test_an_adapter_that_changes_nothing_fails(
 
 
 def test_a_runtime_that_runs_something_else_fails(
-    twin: AdaptedTwin, model: TextModel, directions: Directions, monkeypatch: pytest.MonkeyPatch
+    twin: TextTwin, model: TextModel, directions: Directions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = trained(twin, directions)
     strong = Adapter(adapter.base_id, {s: (a, 5 * b) for s, (a, b) in adapter.factors.items()})
@@ -65,9 +64,7 @@ def test_a_runtime_that_runs_something_else_fails(
         check_training(twin, model, strong, TEXT)
 
 
-def test_the_runtime_is_left_bare(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
-) -> None:
+def test_the_runtime_is_left_bare(twin: TextTwin, model: TextModel, directions: Directions) -> None:
     bare = model.logits(TEXT)
     check_training(twin, model, trained(twin, directions), TEXT)
     np.testing.assert_array_equal(model.logits(TEXT), bare)

@@ -12,12 +12,13 @@ pytest.importorskip("flwr", reason="policies are the server's")
 
 import torch
 
-from locavore.client.federated import text_training
-from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.federated import form_training
+from locavore.client.training.adapted import shared_chains
 from locavore.client.training.local import LocalTraining, train_locally
 from locavore.client.training.objectives.language import token_batch
 from locavore.client.training.optimizers import Optimizer
 from locavore.client.training.private import PrivateTraining, train_private
+from locavore.client.training.text import TextTwin
 from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan
@@ -40,12 +41,12 @@ PLANS = {
 FREE = user_plan(clip=1e6, noise_multiplier=0.0)
 
 
-def over(twin: AdaptedTwin, directions: Directions, name: str) -> SharedForm:
+def over(twin: TextTwin, directions: Directions, name: str) -> SharedForm:
     return POLICIES[name].over(twin.base_id, directions.limited(2), carried=4)
 
 
 def trained(
-    twin: AdaptedTwin,
+    twin: TextTwin,
     form: SharedForm,
     plan: PrivacyPlan,
     theta: Array,
@@ -54,7 +55,7 @@ def trained(
     kept: Array | None = None,
     how: LocalTraining = HOW,
 ) -> Array:
-    training = text_training(twin, form, plan, (0,), locally=how)
+    training = form_training(twin, form, plan, locally=how)
     noise: list[NoiseSource] = [insecure_seeded_noise(round)]
     update: Array = training.round(theta, [RECORDS], noise, number=round, kept=kept)[0]
     return update
@@ -67,7 +68,7 @@ def nothing_kept(form: SharedForm) -> Array | None:
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_has_the_length_of_what_leaves(
-    name: str, plan: str, twin: AdaptedTwin, directions: Directions
+    name: str, plan: str, twin: TextTwin, directions: Directions
 ) -> None:
     form, how = over(twin, directions, name), PLANS[plan]
     theta = np.zeros(how.width(form.dim), np.float32)
@@ -83,7 +84,7 @@ def test_an_answer_has_the_length_of_what_leaves(
 
 @pytest.mark.parametrize("name", [n for n in NAMES if POLICIES[n].form == "lora"])
 def test_both_factors_start_at_the_public_ones(
-    name: str, twin: AdaptedTwin, directions: Directions
+    name: str, twin: TextTwin, directions: Directions
 ) -> None:
     form = over(twin, directions, name)
     cohort = twin.cohort(shared_chains(form))
@@ -97,7 +98,7 @@ def test_both_factors_start_at_the_public_ones(
     np.testing.assert_allclose(found, change[form.leaves(1)], atol=1e-6)
 
 
-def test_in_turns_one_factor_learns_at_a_time(twin: AdaptedTwin, directions: Directions) -> None:
+def test_in_turns_one_factor_learns_at_a_time(twin: TextTwin, directions: Directions) -> None:
     form = over(twin, directions, "alternate-round")
     first = trained(twin, form, FREE, form.zero(), round=1)
     theta = form.zero()
@@ -111,7 +112,7 @@ def test_in_turns_one_factor_learns_at_a_time(twin: AdaptedTwin, directions: Dir
 
 @pytest.mark.parametrize(("name", "keeps"), [("share-a", "B"), ("share-b", "A")])
 def test_a_half_that_stays_is_trained_and_not_sent(
-    name: str, keeps: str, twin: AdaptedTwin, directions: Directions
+    name: str, keeps: str, twin: TextTwin, directions: Directions
 ) -> None:
     form = over(twin, directions, name)
     kept = np.zeros((1, form.kept_dim), np.float32)
@@ -128,7 +129,7 @@ def test_a_half_that_stays_is_trained_and_not_sent(
         trained(twin, form, FREE, form.zero())
 
 
-def test_clipping_is_for_what_leaves_alone(twin: AdaptedTwin, directions: Directions) -> None:
+def test_clipping_is_for_what_leaves_alone(twin: TextTwin, directions: Directions) -> None:
     form, clip = over(twin, directions, "share-b"), 0.001
     kept = np.zeros((1, form.kept_dim), np.float32)
     update = trained(twin, form, user_plan(clip=clip), form.zero(), kept=kept)
@@ -139,7 +140,7 @@ def test_clipping_is_for_what_leaves_alone(twin: AdaptedTwin, directions: Direct
 
 
 def test_under_a_plan_for_records_what_stays_is_noised_too(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     form = over(twin, directions, "share-a")
     plan = record_plan(expected_batch=8, local_steps=2, clip=1e-6)
@@ -151,7 +152,7 @@ def test_under_a_plan_for_records_what_stays_is_noised_too(
 @pytest.mark.parametrize("name", ["fedex", "flora"])
 @pytest.mark.parametrize("plan", ["records", "users"])
 def test_a_carried_adapter_stands_beside_the_base(
-    name: str, plan: str, twin: AdaptedTwin, directions: Directions
+    name: str, plan: str, twin: TextTwin, directions: Directions
 ) -> None:
     form = over(twin, directions, name)
     theta = form.zero()
@@ -166,7 +167,7 @@ def test_a_carried_adapter_stands_beside_the_base(
     assert not np.allclose(found, trained(twin, form, PLANS[plan], form.zero()), atol=1e-7)
 
 
-def test_a_proximal_pull_shortens_the_way(twin: AdaptedTwin, directions: Directions) -> None:
+def test_a_proximal_pull_shortens_the_way(twin: TextTwin, directions: Directions) -> None:
     form = over(twin, directions, "core")
     lengths = []
     for pull in (0.0, 2.0, 8.0):
@@ -177,7 +178,7 @@ def test_a_proximal_pull_shortens_the_way(twin: AdaptedTwin, directions: Directi
 
 
 def test_a_proximal_pull_is_towards_where_the_round_began(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     """One step from the start feels nothing; a second one is pulled by the first's length."""
     form = over(twin, directions, "core")
@@ -194,9 +195,7 @@ def test_a_proximal_pull_is_towards_where_the_round_began(
     np.testing.assert_allclose(pulled, 0.05 * 3.0 * first, atol=1e-6)
 
 
-def test_a_plan_for_records_takes_the_pull_as_well(
-    twin: AdaptedTwin, directions: Directions
-) -> None:
+def test_a_plan_for_records_takes_the_pull_as_well(twin: TextTwin, directions: Directions) -> None:
     form, plan = over(twin, directions, "core"), PLANS["records"]
     how = LocalTraining(optimizer=Optimizer(proximal=5.0))
     free = trained(twin, form, plan, form.zero())
@@ -205,7 +204,7 @@ def test_a_plan_for_records_takes_the_pull_as_well(
 
 
 def test_a_pulled_private_adapter_stays_nearer_to_the_shared_one(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     def length(**changes: Any) -> float:
         how = PrivateTraining(rank=2, steps=20, learning_rate=3e-3, **changes)

@@ -12,9 +12,9 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 import torch
 
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.objectives.language import per_record_loss, token_batch
 from locavore.client.training.private import PrivateTraining, train_private
+from locavore.client.training.text import TextTwin
 from locavore.shared.adapters import Adapter
 from locavore.shared.errors import AdapterError, BadInputError, TooLittleDataError, TrainingError
 from locavore.shared.forms import Directions, SharedForm
@@ -27,7 +27,7 @@ def records(model: TextModel, private_texts: list[str]) -> list[list[int]]:
     return [model.encode(text) for text in private_texts[:16]]
 
 
-def loss(twin: AdaptedTwin, records: list[list[int]], *adapters: Adapter) -> float:
+def loss(twin: TextTwin, records: list[list[int]], *adapters: Adapter) -> float:
     import contextlib
 
     with torch.no_grad(), contextlib.ExitStack() as stack:
@@ -51,7 +51,7 @@ def equal(one: Adapter, two: Adapter) -> bool:
 
 
 def test_it_lowers_the_loss_on_other_texts_of_the_person(
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     records: list[list[int]],
     model: TextModel,
@@ -59,14 +59,14 @@ def test_it_lowers_the_loss_on_other_texts_of_the_person(
 ) -> None:
     unseen = [model.encode(text) for text in private_texts[20:30]]
     before = loss(twin, unseen)
-    adapter = train_private(twin, directions, records, HOW, start=(0,))
+    adapter = train_private(twin, directions, records, HOW)
     assert loss(twin, unseen, adapter) < before - 0.5
     assert loss(twin, unseen) == before
     assert {a.shape[1] for a, _ in adapter.factors.values()} == {4}
 
 
 def test_the_twins_weights_are_left_bit_by_bit(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     before = {
         name.replace(".base.", "."): p.detach().clone() for name, p in twin.model.named_parameters()
@@ -83,28 +83,28 @@ def test_the_twins_weights_are_left_bit_by_bit(
 
 
 def test_it_is_trained_on_top_of_the_shared_one(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     shared = some_shared(directions, twin.base_id)
-    alone = train_private(twin, directions, records, HOW, start=(0,))
-    on_top = train_private(twin, directions, records, HOW, shared=shared, start=(0,))
+    alone = train_private(twin, directions, records, HOW)
+    on_top = train_private(twin, directions, records, HOW, shared=shared)
     assert not equal(alone, on_top)
     assert loss(twin, records, shared, on_top) < loss(twin, records, shared, alone)
 
 
 def test_one_person_leaves_nothing_to_the_next(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
-    fresh = train_private(twin, directions, records[8:], HOW, start=(0,))
-    train_private(twin, directions, records[:8], HOW, start=(0,))
-    again = train_private(twin, directions, records[8:], HOW, start=(0,))
+    fresh = train_private(twin, directions, records[8:], HOW)
+    train_private(twin, directions, records[:8], HOW)
+    again = train_private(twin, directions, records[8:], HOW)
     assert equal(fresh, again)
-    other = train_private(twin, directions, records[:8], HOW, start=(0,))
+    other = train_private(twin, directions, records[:8], HOW)
     assert not equal(fresh, other)
 
 
 def test_training_does_not_touch_the_global_generator(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     state = torch.random.get_rng_state()
     train_private(twin, directions, records, HOW)
@@ -112,7 +112,7 @@ def test_training_does_not_touch_the_global_generator(
 
 
 def test_the_returned_factors_are_the_callers_own(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     before = {site: (a.copy(), b.copy()) for site, (a, b) in directions.factors.items()}
     adapter = train_private(twin, directions, records, HOW)
@@ -125,7 +125,7 @@ def test_the_returned_factors_are_the_callers_own(
 
 
 def test_a_loss_that_is_not_finite_is_an_error_and_detaches(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     before = loss(twin, records)
     wild = PrivateTraining(steps=8, learning_rate=1e30)
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_detaches(
 
 
 def test_an_interrupt_detaches_too(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -147,7 +147,7 @@ def test_an_interrupt_detaches_too(
 
 
 def test_a_site_that_is_not_there_detaches_what_was_attached(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     before = loss(twin, records)
     factors = dict(some_shared(directions, twin.base_id).factors)
@@ -158,19 +158,19 @@ def test_a_site_that_is_not_there_detaches_what_was_attached(
 
 
 def test_a_shared_adapter_of_another_base_is_refused(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     with pytest.raises(AdapterError, match="belongs to base 'other'"):
         train_private(twin, directions, records, HOW, shared=some_shared(directions, "other"))
 
 
-def test_no_record_is_too_little(twin: AdaptedTwin, directions: Directions) -> None:
+def test_no_record_is_too_little(twin: TextTwin, directions: Directions) -> None:
     with pytest.raises(TooLittleDataError, match="at least one record"):
         train_private(twin, directions, [], HOW)
 
 
 def test_progress_ends_at_one(
-    twin: AdaptedTwin, directions: Directions, records: list[list[int]]
+    twin: TextTwin, directions: Directions, records: list[list[int]]
 ) -> None:
     told: list[float] = []
     train_private(twin, directions, records, PrivateTraining(steps=4), progress=told.append)

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin, shared_chains
+from locavore.client.training.adapted import shared_chains
 from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Batch, Gradients
 from locavore.client.training.local import LocalTraining, train_locally
@@ -32,6 +32,7 @@ from locavore.client.training.shared import (
     SharedTraining,
     private_training,
 )
+from locavore.client.training.text import TextTwin
 from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.noise import NoiseSource, SecureNoise, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan, RecordPlan
@@ -72,7 +73,7 @@ class Nobody(SecureNoise):
 class Work:
     """A device's training of one form, at arm's length."""
 
-    twin: AdaptedTwin
+    twin: TextTwin
     form: SharedForm
     training: CohortTraining[Sequence[int]]
     noise: NoiseSource
@@ -89,7 +90,7 @@ class Work:
 
 
 def training(
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     name: FormName = "core",
     plan: RecordPlan = QUIET,
@@ -122,7 +123,7 @@ def gradient_by_autograd(work: Work, theta: Array, record: Sequence[int]) -> tor
 
 @pytest.mark.parametrize("name", FORMS)
 def test_gradients_per_record_equal_a_loop(
-    name: FormName, twin: AdaptedTwin, directions: Directions
+    name: FormName, twin: TextTwin, directions: Directions
 ) -> None:
     work = training(twin, directions, name)
     theta = some_theta(work.form)
@@ -136,7 +137,7 @@ def test_gradients_per_record_equal_a_loop(
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_gradient_predicts_the_loss_of_the_adapter(
-    name: FormName, twin: AdaptedTwin, directions: Directions
+    name: FormName, twin: TextTwin, directions: Directions
 ) -> None:
     """Against finite differences through ``to_adapter``: packing order and form agree."""
     work = training(twin, directions, name)
@@ -201,7 +202,7 @@ def test_fewer_records_than_expected_are_all_taken() -> None:
     assert plan.sample(0, SecureNoise()) == []
 
 
-def test_a_step_without_records_is_noise_only(twin: AdaptedTwin, directions: Directions) -> None:
+def test_a_step_without_records_is_noise_only(twin: TextTwin, directions: Directions) -> None:
     plan = record_plan(noise_multiplier=2.0, expected_batch=2, clip=3.0, learning_rate=0.1)
     delta = training(twin, directions, plan=plan, noise=Nobody()).round(
         np.zeros(14 * 16, np.float32)
@@ -211,7 +212,7 @@ def test_a_step_without_records_is_noise_only(twin: AdaptedTwin, directions: Dir
     assert abs(delta.mean()) < 0.04
 
 
-def test_the_noise_has_the_plans_deviation(twin: AdaptedTwin, directions: Directions) -> None:
+def test_the_noise_has_the_plans_deviation(twin: TextTwin, directions: Directions) -> None:
     """With and without noise on the same records: the difference is lr * sigma / batch."""
     noisy = record_plan(noise_multiplier=1.5, expected_batch=4, clip=1.0, learning_rate=0.2)
     quiet = record_plan(noise_multiplier=0, expected_batch=4, clip=1.0, learning_rate=0.2)
@@ -223,7 +224,7 @@ def test_the_noise_has_the_plans_deviation(twin: AdaptedTwin, directions: Direct
 
 @pytest.mark.parametrize("name", FORMS)
 def test_without_noise_a_round_is_plain_clipped_sgd(
-    name: FormName, twin: AdaptedTwin, directions: Directions
+    name: FormName, twin: TextTwin, directions: Directions
 ) -> None:
     work = training(twin, directions, name)
     theta = some_theta(work.form)
@@ -244,9 +245,7 @@ def test_without_noise_a_round_is_plain_clipped_sgd(
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_micro_batches_change_nothing(
-    at_once: int, twin: AdaptedTwin, directions: Directions
-) -> None:
+def test_micro_batches_change_nothing(at_once: int, twin: TextTwin, directions: Directions) -> None:
     whole = training(twin, directions).round(np.zeros(224, np.float32))
     parts = training(twin, directions, at_once=at_once).round(np.zeros(224, np.float32))
     np.testing.assert_allclose(parts, whole, atol=1e-6)
@@ -254,7 +253,7 @@ def test_micro_batches_change_nothing(
 
 @pytest.mark.parametrize("at_once", [2, 8])
 def test_devices_together_are_devices_alone(
-    at_once: int, twin: AdaptedTwin, directions: Directions
+    at_once: int, twin: TextTwin, directions: Directions
 ) -> None:
     """Owners with different numbers of records, one of them without any."""
     plan = record_plan(noise_multiplier=1.0, expected_batch=2, clip=0.5, local_steps=2)
@@ -269,7 +268,7 @@ def test_devices_together_are_devices_alone(
 
 @pytest.mark.parametrize("alternate", ["step", "round"])
 def test_what_is_not_learning_gets_no_noise(
-    alternate: Literal["step", "round"], twin: AdaptedTwin
+    alternate: Literal["step", "round"], twin: TextTwin
 ) -> None:
     """LoRA whose matrices learn in turns: ``B`` in the first round, ``A`` in the second."""
     plan = record_plan(noise_multiplier=1.0, expected_batch=2)
@@ -303,7 +302,7 @@ def test_passes_cover_every_record_once_and_keep_to_the_limit(
 
 
 def test_theta_is_not_changed_and_of_the_right_length(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     work = training(twin, directions)
     theta = some_theta(work.form)
@@ -329,7 +328,7 @@ def spoil(work: Work) -> Work:
 
 
 def test_nothing_but_nan_is_an_error_without_privacy(
-    twin: AdaptedTwin, directions: Directions, caplog: pytest.LogCaptureFixture
+    twin: TextTwin, directions: Directions, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "locavore.client")
     with pytest.raises(TrainingError, match="every sampled record's"):
@@ -338,7 +337,7 @@ def test_nothing_but_nan_is_an_error_without_privacy(
 
 
 def test_nothing_but_nan_is_a_round_of_noise_under_a_private_plan(
-    twin: AdaptedTwin, directions: Directions, caplog: pytest.LogCaptureFixture
+    twin: TextTwin, directions: Directions, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error would tell the server something of the data."""
     caplog.set_level(logging.WARNING, "locavore.client")
@@ -352,7 +351,7 @@ def test_nothing_but_nan_is_a_round_of_noise_under_a_private_plan(
 
 
 def test_no_branch_stays_after_an_error(
-    twin: AdaptedTwin, directions: Directions, model: TextModel
+    twin: TextTwin, directions: Directions, model: TextModel
 ) -> None:
     ids = model.encode("The nurse walked")
     with torch.no_grad():
@@ -369,7 +368,7 @@ def test_no_branch_stays_after_an_error(
 
 
 def test_an_update_without_noise_under_a_private_plan_does_not_leave(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     plan = record_plan(noise_multiplier=1.0, expected_batch=2)
     with pytest.raises(PrivacyError, match="exactly zero although the plan adds noise"):
@@ -379,7 +378,7 @@ def test_an_update_without_noise_under_a_private_plan_does_not_leave(
 @pytest.mark.parametrize("name", FORMS)
 def test_a_round_lowers_the_loss(
     name: FormName,
-    twin: AdaptedTwin,
+    twin: TextTwin,
     directions: Directions,
     private_texts: list[str],
     model: TextModel,
@@ -398,10 +397,10 @@ def test_a_round_lowers_the_loss(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_round_on_a_gpu_is_the_round_on_the_processor(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     here = training(twin, directions, plan=ADAPTIVE).round(np.zeros(225, np.float32))
-    moved = AdaptedTwin(copy.deepcopy(twin.model).to("cuda"), twin.base_id)
+    moved = TextTwin(copy.deepcopy(twin.model).to("cuda"), twin.base_id)
     there = training(moved, directions, plan=ADAPTIVE).round(np.zeros(225, np.float32))
     assert np.abs(there - here).max() <= 1e-3 * np.abs(here).max()
 
@@ -419,7 +418,7 @@ ADAPTIVE = record_plan(
 
 
 def test_the_norm_moves_by_the_votes_of_the_sampled_records(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     work = training(twin, directions, plan=ADAPTIVE)
     theta = np.append(some_theta(work.form), np.float32(0.1))
@@ -439,16 +438,14 @@ def test_the_norm_moves_by_the_votes_of_the_sampled_records(
     assert found[-1] == pytest.approx(entry - 0.1, abs=1e-6)
 
 
-def test_micro_batches_do_not_change_the_votes(twin: AdaptedTwin, directions: Directions) -> None:
+def test_micro_batches_do_not_change_the_votes(twin: TextTwin, directions: Directions) -> None:
     theta = np.zeros(225, np.float32)
     whole = training(twin, directions, plan=ADAPTIVE).round(theta)
     parts = training(twin, directions, plan=ADAPTIVE, at_once=1).round(theta)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
-def test_nobody_sampled_is_noise_on_the_votes_too(
-    twin: AdaptedTwin, directions: Directions
-) -> None:
+def test_nobody_sampled_is_noise_on_the_votes_too(twin: TextTwin, directions: Directions) -> None:
     plan = replace(ADAPTIVE, noise_multiplier=1.0)
     found = training(twin, directions, plan=plan, noise=Nobody()).round(np.zeros(225, np.float32))
     assert found.all()
@@ -457,7 +454,7 @@ def test_nobody_sampled_is_noise_on_the_votes_too(
 # --- users -----------------------------------------------------------------------------------
 
 
-def of_users(twin: AdaptedTwin, form: SharedForm, plan: PrivacyPlan) -> SharedTraining[list[int]]:
+def of_users(twin: TextTwin, form: SharedForm, plan: PrivacyPlan) -> SharedTraining[list[int]]:
     return private_training(
         twin.cohort(shared_chains(form)),
         plan,
@@ -469,7 +466,7 @@ def of_users(twin: AdaptedTwin, form: SharedForm, plan: PrivacyPlan) -> SharedTr
 
 @pytest.mark.parametrize("clip", [1e-3, 1e3])
 def test_a_users_whole_change_is_clipped(
-    clip: float, twin: AdaptedTwin, directions: Directions
+    clip: float, twin: TextTwin, directions: Directions
 ) -> None:
     form = SharedForm("core", twin.base_id, directions)
     owners = [RECORDS, RECORDS[:1]]
@@ -492,7 +489,7 @@ def test_a_users_whole_change_is_clipped(
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
 def test_users_train_in_passes_that_fit(
-    at_once: int, twin: AdaptedTwin, directions: Directions
+    at_once: int, twin: TextTwin, directions: Directions
 ) -> None:
     form = SharedForm("core", twin.base_id, directions)
     owners = [RECORDS, RECORDS[:1], RECORDS[1:]]
@@ -511,7 +508,7 @@ def test_users_train_in_passes_that_fit(
 
 
 def test_a_users_change_tells_whether_it_was_below_the_norm(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     form = SharedForm("core", twin.base_id, directions)
     rule = AdaptiveClip(initial=1.0, count_noise=8.0)
@@ -524,7 +521,7 @@ def test_a_users_change_tells_whether_it_was_below_the_norm(
         assert np.linalg.norm(found[:-1]) <= rule.norm(entry) * (1 + 1e-6)
 
 
-def test_records_are_protected_within(twin: AdaptedTwin, directions: Directions) -> None:
+def test_records_are_protected_within(twin: TextTwin, directions: Directions) -> None:
     """The change of a private round, clipped once more."""
     form = SharedForm("core", twin.base_id, directions)
     inner = record_plan(expected_batch=2, local_steps=2)
@@ -536,7 +533,7 @@ def test_records_are_protected_within(twin: AdaptedTwin, directions: Directions)
 
 
 def test_a_change_that_is_not_finite_counts_as_nothing(
-    twin: AdaptedTwin, directions: Directions
+    twin: TextTwin, directions: Directions
 ) -> None:
     """And does not tell, by an error, what is on the device; the others go on."""
     form = SharedForm("core", twin.base_id, directions)
@@ -550,7 +547,7 @@ def test_a_change_that_is_not_finite_counts_as_nothing(
     np.testing.assert_array_equal(found[0], 0)
 
 
-def test_a_vector_of_another_plan_is_refused(twin: AdaptedTwin, directions: Directions) -> None:
+def test_a_vector_of_another_plan_is_refused(twin: TextTwin, directions: Directions) -> None:
     work = training(twin, directions, plan=ADAPTIVE)
     with pytest.raises(AdapterError, match="must have 225 numbers, got 224; it comes from another"):
         work.round(work.form.zero())

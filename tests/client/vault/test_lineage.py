@@ -11,8 +11,8 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from locavore.client.device import Device
 from locavore.client.runtime import Generation, TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.private import PrivateTraining, SliceTrainer
+from locavore.client.training.text import TextTwin
 from locavore.client.vault.keys import Key
 from locavore.client.vault.vault import Vault
 from locavore.shared.adapters import Adapter
@@ -24,9 +24,9 @@ KEY = b"k" * 32
 
 
 @pytest.fixture
-def trainer(twin: AdaptedTwin, directions: Directions, model: TextModel) -> SliceTrainer:
+def trainer(twin: TextTwin, directions: Directions, model: TextModel) -> SliceTrainer:
     training = PrivateTraining(rank=2, steps=3, batch=3, learning_rate=1e-2)
-    return SliceTrainer(twin, directions, model.encode, training, model.start)
+    return SliceTrainer(twin, directions, training)
 
 
 @pytest.fixture

@@ -44,13 +44,14 @@ def _result(names: Sequence[str] = NAMES, retrieval_only: Sequence[str] = ()) ->
             "precision": "int8",
             "bytes": 192_990_797,
         },
+        "measures": _measures(),
         "data": {"name": "sotu", "devices": [_device(n, n in members) for n in names]},
         "plan": _plan(),
         "epsilon": {name: 2.1 + 0.07 * i for i, name in enumerate(members)},
         "arms": list(GAINS),
         "scores": scores,
-        "passages": {
-            arm: {name: [s["nll"] + 0.1, s["nll"] - 0.1] for name, s in devices.items()}
+        "items": {
+            arm: {name: [s["loss"] + 0.1, s["loss"] - 0.1] for name, s in devices.items()}
             for arm, devices in scores.items()
         },
         "summary": {arm: _summary(arm, devices) for arm, devices in scores.items() if devices},
@@ -65,6 +66,22 @@ def _result(names: Sequence[str] = NAMES, retrieval_only: Sequence[str] = ()) ->
     }
 
 
+def _measures() -> dict[str, Any]:
+    def told(key: str, title: str, digits: int = 2) -> dict[str, Any]:
+        return {"key": key, "title": title, "said": f"What {title} means.", "digits": digits}
+
+    return {
+        "loss": told("loss", "nats per token", 3),
+        "metrics": [
+            told("perplexity", "Perplexity", 1),
+            told("rouge_l", "ROUGE-L"),
+            told("authorship", "Author P"),
+        ],
+        "held_out": "writing",
+        "glossary": {"retrieval": "The author's own passages are put into the prompt."},
+    }
+
+
 def _loss(name: str) -> float:
     return 3.2 + 0.9 * (sum(map(ord, name)) % 97) / 97
 
@@ -73,7 +90,7 @@ def _scores(arm: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     mean = (GAINS[arm] or (0.0,))[0]
     return {
         name: {
-            "nll": _loss(name) - mean * (0.4 + 1.2 * i / max(1, len(names) - 1)),
+            "loss": _loss(name) - mean * (0.4 + 1.2 * i / max(1, len(names) - 1)),
             "tokens": 512,
             "rouge_l": 0.12 + mean / 3,
             "authorship": 0.15 + 2 * mean if i % 3 else None,
@@ -83,14 +100,14 @@ def _scores(arm: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _summary(arm: str, devices: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    losses = {name: figures["nll"] for name, figures in devices.items()}
+    losses = {name: figures["loss"] for name, figures in devices.items()}
     mean, worst = sum(losses.values()) / len(losses), max(losses, key=lambda name: losses[name])
     known = [f["authorship"] for f in devices.values() if f["authorship"] is not None]
     gain = GAINS[arm]
     return {
-        "nll": mean,
+        "loss": mean,
         "perplexity": 2.718281828**mean,
-        "worst_nll": losses[worst],
+        "worst_loss": losses[worst],
         "worst_device": worst,
         "rouge_l": sum(f["rouge_l"] for f in devices.values()) / len(devices),
         "authorship": sum(known) / len(known) if known else None,
@@ -137,7 +154,7 @@ def _round(number: int, members: Sequence[str]) -> dict[str, Any]:
         "averaged": len(members),
         "failed": 0,
         "change_norm": 0.03,
-        "nll": {name: _loss(name) - done * (1 + i % 3) for i, name in enumerate(members)},
+        "loss": {name: _loss(name) - done * (1 + i % 3) for i, name in enumerate(members)},
     }
 
 

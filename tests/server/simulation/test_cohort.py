@@ -19,11 +19,11 @@ pytest.importorskip("flwr", reason="needs the extra 'federate'")
 
 from locavore.client.app import make_client_app
 from locavore.client.device import Device
-from locavore.client.federated import FederatedTextDevice, text_training
+from locavore.client.federated import FederatedLearner, form_training
 from locavore.client.kept import KeptHalf
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.shared import SharedTraining
+from locavore.client.training.text import TextTwin
 from locavore.privacy.clipping import AdaptiveClip
 from locavore.privacy.ledger import Charge, FileJournal, Ledger
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
@@ -40,7 +40,6 @@ from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import BadInputError, FederationError, TooLittleDataError
 from locavore.shared.forms import Directions, SharedForm
 from locavore.shared.packages import Package
-from locavore.shared.twin import open_twin
 
 from ...plans import record_plan, user_plan
 
@@ -52,14 +51,14 @@ def noise(member: int, round: int) -> NoiseSource:
     return insecure_seeded_noise(member, round)
 
 
-def build(package: Package, form: SharedForm, start: tuple[int, ...]) -> SharedTraining[list[int]]:
-    return text_training(AdaptedTwin(open_twin(package), package.base_id), form, PLAN, start)
+def build(package: Package, form: SharedForm) -> SharedTraining[list[int]]:
+    return form_training(TextTwin.of(package), form, PLAN)
 
 
 @pytest.fixture
 def devices(
-    model: TextModel, twin: AdaptedTwin, directions: Directions, tmp_path: Path
-) -> list[FederatedTextDevice]:
+    model: TextModel, twin: TextTwin, directions: Directions, tmp_path: Path
+) -> list[FederatedLearner[list[int]]]:
     form = SharedForm("core", twin.base_id, directions)
     made = []
     for member, count in enumerate(COUNTS):
@@ -68,7 +67,7 @@ def devices(
             text = f"Letter {i} of {member}: " + "the wind is cold. " * (1 + i % 3)
             device.remember(UserDocument(body=text, consent=Consent.full(), id=f"{i:03}"))
         made.append(
-            FederatedTextDevice(
+            FederatedLearner(
                 device=device,
                 twin=twin,
                 form=form,
@@ -126,7 +125,7 @@ def together(
     return federate(devices, app, folder, devices[0].form, expect=group.expect, **options)
 
 
-def charges(devices: Sequence[FederatedTextDevice]) -> list[list[Charge]]:
+def charges(devices: Sequence[FederatedLearner[list[int]]]) -> list[list[Charge]]:
     return [device.ledger.charges for device in devices if device.ledger]
 
 
@@ -144,7 +143,7 @@ BOTH = user_plan(rounds=2, clip=0.02, trust="local", within=PLAN)
 
 @pytest.mark.parametrize(("plan", "cohort"), [(PLAN, 2), (PLAN, 4), (USERS, 4), (BOTH, 4)])
 def test_a_cohort_is_the_federation_device_by_device(
-    plan: PrivacyPlan, cohort: int, devices: list[FederatedTextDevice], tmp_path: Path
+    plan: PrivacyPlan, cohort: int, devices: list[FederatedLearner[list[int]]], tmp_path: Path
 ) -> None:
     devices = [replace(device, plan=plan) for device in devices]
     alone, seen_alone = one_by_one(devices, tmp_path / "alone", cohort=cohort)
@@ -169,7 +168,7 @@ def test_every_policy_is_the_same_device_by_device(
     name: str,
     ranks: tuple[int, ...],
     plan: PrivacyPlan,
-    devices: list[FederatedTextDevice],
+    devices: list[FederatedLearner[list[int]]],
     directions: Directions,
     tmp_path: Path,
 ) -> None:
@@ -177,7 +176,7 @@ def test_every_policy_is_the_same_device_by_device(
     form = policy.over(devices[0].form.base_id, directions.limited(2), carried=4)
     own = [*ranks, 2, 2, 2, 2][: len(COUNTS)]
 
-    def fresh() -> list[FederatedTextDevice]:
+    def fresh() -> list[FederatedLearner[list[int]]]:
         made = []
         for device, rank in zip(devices, own, strict=True):
             again = replace(device, plan=plan, form=form.limited(rank), ledger=None)
@@ -207,7 +206,7 @@ def remembering(plan: PrivacyPlan, form: SharedForm) -> KeptHalf:
 
 
 def test_devices_whose_order_is_lost_neither_train_nor_pay(
-    devices: list[FederatedTextDevice], tmp_path: Path
+    devices: list[FederatedLearner[list[int]]], tmp_path: Path
 ) -> None:
     trained: list[list[int]] = []
     inner = in_process(devices[0].training)
@@ -233,7 +232,9 @@ def test_devices_whose_order_is_lost_neither_train_nor_pay(
     assert not devices[1].ledger.charges
 
 
-def test_a_device_asked_out_of_turn_trains_alone(devices: list[FederatedTextDevice]) -> None:
+def test_a_device_asked_out_of_turn_trains_alone(
+    devices: list[FederatedLearner[list[int]]],
+) -> None:
     group = TrainsTogether(devices, in_process(devices[0].training))
     theta = devices[0].form.zero()
     found = group.device(2).train_shared(theta, round=1)
@@ -259,11 +260,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_workers_give_the_same_and_a_killed_one_is_replaced(
-    ray: Any, devices: list[FederatedTextDevice], package: Package, tmp_path: Path
+    ray: Any, devices: list[FederatedLearner[list[int]]], package: Package, tmp_path: Path
 ) -> None:
     alone, _ = one_by_one(devices, tmp_path / "alone")
-    start = tuple(devices[0].device.model.start)
-    maker = partial(build, package, devices[0].form, start)
+    maker = partial(build, package, devices[0].form)
     with RayEngine(maker, noise, workers=2) as engine:
         spread, _ = together(devices, engine.train, tmp_path / "ray")
         assert np.abs(spread - alone).max() <= 1e-5 * np.abs(alone).max()

@@ -168,11 +168,11 @@ def test_what_the_reader_is_told(make_result: MakeResult, tmp_path: Path) -> Non
         "largest possible averaged update is 1.56 times as long",
         "Before: base",
         "After: shared + private + retrieval",
-        "What the author really wrote",
+        "What it really was",
         "thomas_jefferson/1804/12",
         "only 12 records: too few to train on",
         "Not in the federation: harry_s_truman.",
-        "P = (s - floor) / (ceiling - floor)",
+        "What Author P means.",
         "Every held-out passage is later",
     ):
         assert part in said
@@ -216,7 +216,7 @@ def test_infinite_missing_and_empty_figures(make_result: MakeResult, tmp_path: P
     result["plan"] |= {"signal_to_noise": math.inf, "noise_multiplier": 0.0}
     result["wire"]["first"] = {"down": 0, "up": 0}
     result["summary"]["base"] |= {"perplexity": math.inf, "rouge_l": None, "authorship": None}
-    del result["rounds"][1]["nll"]["second"]
+    del result["rounds"][1]["loss"]["second"]
     said = page_of(result, tmp_path).text
     assert "infinite on 2 of 2 devices" in said
     assert "∞" in said
@@ -230,8 +230,8 @@ def test_a_run_with_almost_nothing_in_it(make_result: MakeResult, tmp_path: Path
     assert "No round was measured." in said
     assert "No adapter travelled." in said
     nothing: dict[str, Any] = {arm: {} for arm in result["arms"]}
-    result |= empty | {"scores": nothing, "passages": nothing, "summary": {}}
-    assert "No device had held-out texts." in page_of(result, tmp_path).text
+    result |= empty | {"scores": nothing, "items": nothing, "summary": {}}
+    assert "No device had anything held out." in page_of(result, tmp_path).text
 
 
 def test_a_run_read_back_from_its_file(make_result: MakeResult, tmp_path: Path) -> None:

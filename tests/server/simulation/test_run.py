@@ -16,14 +16,15 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'simulate'")
 pytest.importorskip("flwr", reason="needs the extra 'simulate'")
 
-from locavore.client.federated import FederatedTextDevice
+from locavore.client.federated import FederatedLearner
 from locavore.client.runtime import TextModel
 from locavore.client.training.private import PrivateTraining
 from locavore.server.aggregation import RobustMean, ServerOptimizer
-from locavore.server.simulation.config import ARMS, SimulationConfig
+from locavore.server.simulation.config import REFERENCE, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
 from locavore.server.simulation.grid import run_in_process
 from locavore.server.simulation.run import run_simulation
+from locavore.server.simulation.writing import WritingStudy
 from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import BadInputError, FederationError
@@ -66,17 +67,18 @@ def corpus(public_texts: tuple[str, ...]) -> Corpus:
 CONFIG = SimulationConfig(
     plan=record_plan(rounds=2, expected_batch=8, learning_rate=0.05),
     private=PrivateTraining(steps=3, batch=8, rank=2),
-    prompt_tokens=8,
-    written=1,
-    written_tokens=6,
+    made=1,
 )
+
+
+def study(corpus: Corpus, **changes: Any) -> WritingStudy:
+    how: dict[str, Any] = {"prompt_tokens": 8, "tokens": 6, "data_name": "invented", **changes}
+    return WritingStudy(corpus=corpus, **how)
 
 
 @pytest.fixture
 def run(package: Package, corpus: Corpus, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    return functools.partial(
-        run_simulation, package, corpus, CONFIG, tmp_path / "run", data_name="invented"
-    )
+    return functools.partial(run_simulation, package, study(corpus), CONFIG, tmp_path / "run")
 
 
 def theta(folder: Path) -> dict[str, tuple[Any, Any]]:
@@ -90,15 +92,15 @@ def test_a_run_writes_what_it_promises(run: Callable[..., dict[str, Any]], tmp_p
     html = (folder / "report.html").read_text()
     assert "quill" in html
     assert "<svg" in html
-    assert result["arms"] == list(ARMS)
-    for arm in ARMS:
+    assert result["arms"] == [*WritingStudy.arms, REFERENCE]
+    for arm in result["arms"]:
         expected = {"quill", "brisk"}
         if not arm.startswith("shared"):
             expected |= {"newcomer", "shy"}
         assert set(result["scores"][arm]) == expected
     assert result["summary"]["base"]["gain"] is None
     assert [row["round"] for row in result["rounds"]] == [1, 2]
-    assert set(result["rounds"][1]["nll"]) == {"quill", "brisk"}
+    assert set(result["rounds"][1]["loss"]) == {"quill", "brisk"}
     assert all(check["effect"] > 0 for check in result["checks"].values())
 
 
@@ -124,9 +126,7 @@ def test_signal_to_noise_is_said_before_training(
 ) -> None:
     config = replace(CONFIG, plan=replace(CONFIG.plan, noise_multiplier=noise), reference=False)
     listener = Listener()
-    result = run_simulation(
-        package, corpus, config, tmp_path / "run", data_name="invented", progress=listener
-    )
+    result = run_simulation(package, study(corpus), config, tmp_path / "run", progress=listener)
     assert listener.heard[0] == "plan"
     assert f"{result['plan']['signal_to_noise']:.2f}" in listener.heard[1]
     assert ("warning" in listener.heard[1]) == warns == (result["plan"]["signal_to_noise"] < 1)
@@ -137,7 +137,7 @@ def test_the_private_adapters_lower_the_loss_on_later_writing(
     run: Callable[..., dict[str, Any]],
 ) -> None:
     summary = run()["summary"]
-    assert summary["shared + private"]["nll"] < summary["base"]["nll"]
+    assert summary["shared + private"]["loss"] < summary["base"]["loss"]
 
 
 def test_devices_without_enough_consented_records_only_retrieve(
@@ -216,8 +216,8 @@ def test_an_interrupted_run_resumes_to_the_same_adapter(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run_simulation(package, corpus, CONFIG, tmp_path / "whole", data_name="invented")
-    original = FederatedTextDevice.begin
+    whole = run_simulation(package, study(corpus), CONFIG, tmp_path / "whole")
+    original = FederatedLearner.begin
 
     def interrupted(self: Any, round: int) -> Any:
         if round == 2:
@@ -225,7 +225,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter(
         return original(self, round)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FederatedTextDevice, "begin", interrupted)
+        patch.setattr(FederatedLearner, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
     with pytest.raises(FederationError, match="resume"):
@@ -244,7 +244,7 @@ def test_a_federation_without_data_says_so(
 ) -> None:
     empty = Corpus((Person("nobody", (), ()),), {"a": public_texts, "b": public_texts})
     with pytest.raises(FederationError, match="enough records"):
-        run_simulation(package, empty, CONFIG, tmp_path / "run", data_name="empty")
+        run_simulation(package, study(empty), CONFIG, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,11 @@ def test_another_policy_runs_and_resumes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(CONFIG, policy=policy, ranks=ranks, reference=False, **options)
-    run = functools.partial(run_simulation, package, corpus, config, data_name="invented")
+    run = functools.partial(run_simulation, package, study(corpus), config)
     whole = run(tmp_path / "whole")
     assert whole["plan"]["policy"] == policy
-    assert whole["summary"]["shared + private"]["nll"] < whole["summary"]["base"]["nll"]
-    original = FederatedTextDevice.begin
+    assert whole["summary"]["shared + private"]["loss"] < whole["summary"]["base"]["loss"]
+    original = FederatedLearner.begin
 
     def interrupted(self: Any, round: int) -> Any:
         if round == 2:
@@ -277,7 +277,7 @@ def test_another_policy_runs_and_resumes(
         return original(self, round)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FederatedTextDevice, "begin", interrupted)
+        patch.setattr(FederatedLearner, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut")
     again = run(tmp_path / "cut", resume=True)
@@ -303,5 +303,5 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 
 
 def test_bad_configurations_list_every_problem() -> None:
-    with pytest.raises(BadInputError, match=r"rank.*passages.*policy"):
-        SimulationConfig(rank=0, passages=0, policy="dense")
+    with pytest.raises(BadInputError, match=r"rank.*made.*policy"):
+        SimulationConfig(rank=0, made=0, policy="dense")

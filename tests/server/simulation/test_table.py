@@ -74,7 +74,7 @@ def test_headline_of_a_run_that_helps(make_result: MakeResult) -> None:
 def test_headline_compares_the_devices_that_have_the_arm(make_result: MakeResult) -> None:
     result = make_result(("first", "second", "third"), retrieval_only=("third",))
     base = result["scores"]["base"]
-    mean = (base["first"]["nll"] + base["second"]["nll"]) / 2
+    mean = (base["first"]["loss"] + base["second"]["loss"]) / 2
     assert f"from {mean:.3f} (base)" in headline(result)
     assert "2 of 2 devices with this arm improve" in headline(result)
 

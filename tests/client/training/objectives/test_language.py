@@ -13,7 +13,6 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 import torch
 from torch.nn.functional import cross_entropy
 
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.objectives.language import (
     _CHUNK,
     _Head,
@@ -22,15 +21,14 @@ from locavore.client.training.objectives.language import (
     sequence_loss,
     token_batch,
 )
+from locavore.client.training.text import TextTwin
 from locavore.shared.errors import BadInputError
 
 RECORDS = [[70, 71, 300, 12], [90], [17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27], [301, 5]]
 
 
 @pytest.mark.parametrize("start", [(), (0,), (0, 7)])
-def test_it_equals_the_models_own_loss_one_by_one(
-    start: tuple[int, ...], twin: AdaptedTwin
-) -> None:
+def test_it_equals_the_models_own_loss_one_by_one(start: tuple[int, ...], twin: TextTwin) -> None:
     found = per_record_loss(twin.model, token_batch(RECORDS, start))
     for loss, record in zip(found, RECORDS, strict=True):
         row = torch.tensor([[*start, *record]])
@@ -43,7 +41,7 @@ def test_it_equals_the_models_own_loss_one_by_one(
             assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_a_record_in_another_batch_has_the_same_loss(twin: AdaptedTwin) -> None:
+def test_a_record_in_another_batch_has_the_same_loss(twin: TextTwin) -> None:
     together = per_record_loss(twin.model, token_batch(RECORDS, (0,)))
     for i, record in enumerate(RECORDS):
         alone = per_record_loss(twin.model, token_batch([record], (0,)))
@@ -57,7 +55,7 @@ def test_padding_is_right_and_targets_leave_out_the_start() -> None:
     assert batch["target"].int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
 
 
-def test_only_the_completion_is_learned(twin: AdaptedTwin) -> None:
+def test_only_the_completion_is_learned(twin: TextTwin) -> None:
     """Against the model's own loss with the prompt's labels left out."""
     given = [2, 0, 4, 1]
     batch = token_batch(RECORDS, (0,), given)
@@ -159,7 +157,7 @@ def test_a_head_that_does_more_is_followed(family: str, extra: dict[str, float])
         assert loss.item() == pytest.approx(model(input_ids=row, labels=row).loss.item(), abs=1e-5)
 
 
-def test_a_record_longer_than_the_context_is_refused(twin: AdaptedTwin) -> None:
+def test_a_record_longer_than_the_context_is_refused(twin: TextTwin) -> None:
     longest = twin.model.config.max_position_embeddings
     with pytest.raises(BadInputError, match=f"of {longest + 1} tokens is longer than the context"):
         per_record_loss(twin.model, token_batch([[7] * (longest + 1)]))

@@ -11,7 +11,6 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import torch
 
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.chains import lora
 from locavore.client.training.cohort import Cohort
 from locavore.client.training.objectives.language import token_batch
@@ -21,6 +20,7 @@ from locavore.client.training.objectives.preference import (
     likelihoods,
     preference_batch,
 )
+from locavore.client.training.text import TextTwin
 from locavore.shared.errors import BadInputError
 
 from ....benchmarks.families import Family
@@ -31,21 +31,21 @@ REJECTED = [[5, 70, 9], [8, 90, 44, 45, 46, 47], [17, 21]]
 GIVEN = [2, 2, 1]
 
 
-def pairs(twin: AdaptedTwin, offset: float = 0.0) -> dict[str, torch.Tensor]:
+def pairs(twin: TextTwin, offset: float = 0.0) -> dict[str, torch.Tensor]:
     batch = preference_batch(CHOSEN, REJECTED, (0,), GIVEN)
     shift = torch.linspace(-1, 1, 6).square().view(3, 2) * offset
     with torch.no_grad():
         return {**batch, "reference": likelihoods(twin.model, batch) + shift}
 
 
-def singles(twin: AdaptedTwin, offset: float = 1.0) -> dict[str, torch.Tensor]:
+def singles(twin: TextTwin, offset: float = 1.0) -> dict[str, torch.Tensor]:
     batch = token_batch(CHOSEN, (0,), GIVEN)
     with torch.no_grad():
         known = likelihoods(twin.model, batch) + offset * torch.tensor([0.5, -1.0, 2.0])
     return {**batch, "reference": known, "liked": torch.tensor([True, False, True])}
 
 
-def written_out(twin: AdaptedTwin, record: list[int], given: int) -> float:
+def written_out(twin: TextTwin, record: list[int], given: int) -> float:
     """Log-likelihood of a completion, token by token."""
     row = [0, *record]
     with torch.no_grad():
@@ -57,7 +57,7 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def test_likelihoods_are_sums_over_the_completion(twin: AdaptedTwin) -> None:
+def test_likelihoods_are_sums_over_the_completion(twin: TextTwin) -> None:
     found = likelihoods(twin.model, preference_batch(CHOSEN, REJECTED, (0,), GIVEN))
     assert found.shape == (3, 2)
     for i in range(3):
@@ -67,7 +67,7 @@ def test_likelihoods_are_sums_over_the_completion(twin: AdaptedTwin) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_dpo_is_equation_7(smoothing: float, twin: AdaptedTwin) -> None:
+def test_dpo_is_equation_7(smoothing: float, twin: TextTwin) -> None:
     batch = pairs(twin, offset=3.0)
     found = DPO(beta=0.5, smoothing=smoothing)(twin.model, batch)
     for i in range(3):
@@ -82,12 +82,12 @@ def test_dpo_is_equation_7(smoothing: float, twin: AdaptedTwin) -> None:
         assert float(found[i]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_dpo_of_the_frozen_model_is_log_2(twin: AdaptedTwin) -> None:
+def test_dpo_of_the_frozen_model_is_log_2(twin: TextTwin) -> None:
     found = DPO()(twin.model, pairs(twin))
     torch.testing.assert_close(found, torch.full((3,), math.log(2)))
 
 
-def test_kto_is_the_papers_value(twin: AdaptedTwin) -> None:
+def test_kto_is_the_papers_value(twin: TextTwin) -> None:
     batch = singles(twin)
     batch["point"] = torch.tensor([0.1, 0.2, 0.3])
     found = KTO(beta=0.4, liked=1.5, disliked=0.7)(twin.model, batch)
@@ -100,7 +100,7 @@ def test_kto_is_the_papers_value(twin: AdaptedTwin) -> None:
 
 
 @pytest.mark.parametrize(("objective", "kind"), [(DPO(), pairs), (KTO(), singles)])
-def test_no_sample_knows_the_others(objective: Any, kind: Any, twin: AdaptedTwin) -> None:
+def test_no_sample_knows_the_others(objective: Any, kind: Any, twin: TextTwin) -> None:
     batch = kind(twin)
     together = objective(twin.model, batch)
     for i in range(3):
@@ -110,7 +110,7 @@ def test_no_sample_knows_the_others(objective: Any, kind: Any, twin: AdaptedTwin
 
 @pytest.mark.parametrize(("objective", "kind"), [(DPO(), pairs), (KTO(), singles)])
 def test_its_gradients_on_the_core_are_those_of_a_loop(
-    objective: Any, kind: Any, twin: AdaptedTwin
+    objective: Any, kind: Any, twin: TextTwin
 ) -> None:
     """A pair is one sample to the probe, to clipping and to privacy."""
     batch = kind(twin, offset=3.0)  # where all losses are log 2, a probe sees no difference
