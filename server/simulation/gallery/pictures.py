@@ -35,7 +35,8 @@ class Picture:
         masks: bool, (H, W), where ``pixels`` show what the name says.
         given: pictures that go in, uint8, (H, W, 3), such as a garment to be tried on.
         given_masks: bool, (H, W), of pictures that go in, under the same names.
-        pose: (x, y) in pixels of ``pixels`` for each joint or landmark; y grows downwards.
+        pose: (x, y) in pixels of ``pixels`` for each joint or landmark; y grows downwards,
+            left and right are the person's own.
 
     Raises:
         BadInputError: an array has another type, or a mask another size than its picture.

@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from locavore.server.simulation.gallery import (
-    Artist,
-    Gallery,
-    Picture,
-    load_drawings,
-    load_gallery,
-    load_subjects,
-)
+from locavore.server.simulation.gallery import Artist, Gallery, Picture, load_gallery
+from locavore.server.simulation.gallery.drawings import load_drawings, load_subjects
 from locavore.shared.errors import BadInputError
 
 BLANK = np.zeros((4, 6, 3), np.uint8)
