@@ -6,6 +6,7 @@ whoever wears them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,9 @@ __all__ = ["TOP_GARMENTS", "load_faces", "load_tryon"]
 
 TOP_GARMENTS = tuple(Garment(*words) for words in product(TOPS, COLOURS, PATTERNS))
 """Every top that there is."""
+
+_FREE = tuple(garment for garment in TOP_GARMENTS if not is_reserved(garment))
+_RESERVED = tuple(garment for garment in TOP_GARMENTS if is_reserved(garment))
 
 _HELD_OUT = 4  # one picture of a person in so many
 _GREY = 128  # what an agnostic person shows in place of clothes
@@ -100,12 +104,12 @@ def _wear(rng: np.random.Generator) -> tuple[Garment, Garment]:
 
 def _tops(rng: np.random.Generator, pictures: int) -> list[tuple[Garment, bool]]:
     """A top for each picture, and whether the picture is held out, which reserved tops are."""
-    by_use = {
-        held_out: [top for top in TOP_GARMENTS if is_reserved(top) == held_out]
-        for held_out in (False, True)
-    }
     uses = [i % _HELD_OUT == _HELD_OUT - 1 for i in range(pictures)]
-    return [(by_use[use][rng.integers(len(by_use[use]))], use) for use in uses]
+    return [(_any_of(rng, _RESERVED if use else _FREE), use) for use in uses]
+
+
+def _any_of(rng: np.random.Generator, garments: Sequence[Garment]) -> Garment:
+    return garments[int(rng.integers(len(garments)))]
 
 
 def _moment(rng: np.random.Generator, arms: str | None = None) -> Moment:
@@ -147,8 +151,7 @@ def _tried_on(
     held_out: bool,
 ) -> Picture:
     moment = _moment(rng)
-    others = [garment for garment in TOP_GARMENTS if not is_reserved(garment) and garment != top]
-    worn = others[rng.integers(len(others))]
+    worn = _any_of(rng, [garment for garment in _FREE if garment != top])
 
     def draw(garment: Garment) -> Drawn:
         return draw_person(

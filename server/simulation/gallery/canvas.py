@@ -1,8 +1,9 @@
 """Drawing in flat shapes, with exact masks of what is where.
 
-Everything is drawn on a large sheet without antialiasing, twice: its colours, and which *part* each
-point belongs to. A pixel of the picture is the mean over its block of the sheet, and a part's mask
-is true wherever the part has any point in the block: a pixel outside it owes nothing to the part.
+Everything is drawn on a large sheet without antialiasing, as numbered strokes, each of a colour and
+of a *part* of what is shown. A pixel of the picture is the mean over its block of the sheet, and a
+part's mask is true wherever the part has any point in the block: a pixel outside it owes nothing to
+the part.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ class Stencil:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._image = Image.new("1", (SHEET, SHEET))
+        self._image = Image.new("L", (SHEET, SHEET))
         self._draw = ImageDraw.Draw(self._image)
 
     @property
     def region(self) -> Mask:
         """bool, (SHEET, SHEET)."""
-        return np.asarray(self._image)
+        return np.asarray(self._image).view(np.bool_)
 
     def ellipse(self, centre: Point, rx: float, ry: float, *, ink: int = 1) -> Stencil:
         """Add an ellipse; with ``ink=0`` take it away."""
@@ -100,9 +101,8 @@ class Canvas:
             raise BadInputError(f"size must divide {SHEET}, such as 32 or 64, got {size}")
         self.view = view
         self._block = SHEET // size
-        self._colours: NDArray[np.uint8] = np.full((SHEET, SHEET, 3), background, np.uint8)
-        self._parts: NDArray[np.uint8] = np.zeros((SHEET, SHEET), np.uint8)
-        self._names = ["background"]
+        self._strokes: NDArray[np.uint8] = np.zeros((SHEET, SHEET), np.uint8)
+        self._colours, self._parts = [background], ["background"]  # of each stroke, by its number
 
     def stencil(self) -> Stencil:
         """An empty region in this picture's view."""
@@ -119,29 +119,30 @@ class Canvas:
     ) -> None:
         """Paint a region and say what part it is; a pattern is in the ``second`` colour."""
         region = where.region if isinstance(where, Stencil) else where
-        self._colours[region] = colour
+        self._stroke(region, colour, part)
         if pattern != "plain":
-            self._colours[region & self._pattern(pattern)] = second
-        if part not in self._names:
-            self._names.append(part)
-        self._parts[region] = self._names.index(part)
+            self._stroke(region & self._pattern(pattern), second, part)
+
+    def _stroke(self, region: Mask, colour: Colour, part: str) -> None:
+        self._strokes[region] = len(self._colours)
+        self._colours.append(colour)
+        self._parts.append(part)
 
     def visible(self, *parts: str) -> Mask:
         """bool, (SHEET, SHEET): where one of these parts is on top."""
-        known = [self._names.index(part) for part in parts if part in self._names]
-        return np.isin(self._parts, known)
+        seen: Mask = np.array([part in parts for part in self._parts])[self._strokes]
+        return seen
 
     def mask(self, region: Mask) -> Mask:
         """bool, (size, size): pixels that have any point of the region."""
         size, block = SHEET // self._block, self._block
-        return np.asarray(region.reshape(size, block, size, block).any(axis=(1, 3)))
+        rows = region.reshape(size, block, SHEET).any(axis=1)
+        return np.asarray(rows.reshape(size, size, block).any(axis=2))
 
     def pixels(self) -> Pixels:
         """uint8, (size, size, 3)."""
-        size, block = SHEET // self._block, self._block
-        means = self._colours.reshape(size, block, size, block, 3).mean(axis=(1, 3))
-        whole: Pixels = np.rint(means).astype(np.uint8)
-        return whole
+        sheet = np.array(self._colours, np.uint8)[self._strokes]
+        return np.array(Image.fromarray(sheet).reduce(self._block))
 
     def pixel(self, at: Point) -> Point:
         """World coordinates in pixels of the picture."""
