@@ -12,7 +12,7 @@ from locavore.shared.contexts import Instruction
 from locavore.shared.errors import BadInputError
 from locavore.shared.metric_names import METRICS
 from locavore.shared.tasks import TASKS, Task
-from locavore.tasks_cli import markdown
+from locavore.tasks_cli import markdown, tasks
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "tasks.md"
 
@@ -72,3 +72,14 @@ def test_an_instruction_is_for_a_task_that_exists() -> None:
 
 def test_the_document_is_the_registrys() -> None:
     assert DOCUMENT.read_text("utf-8").endswith(markdown())
+
+
+def test_the_command_shows_a_row_with_metrics_as_they_may_be_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tasks("image.face")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["context", "face_body"] for line in lines)
+    assert any("face_sim@local, clip_i@local, ssim, psnr" in line for line in lines)
+    with pytest.raises(BadInputError, match=r"did you mean image\.face"):
+        tasks("image.fac")
