@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from .errors import BadInputError
+from .tasks import Task
 
 __all__ = [
     "Consent",
@@ -203,11 +204,17 @@ class Instruction:
 
     Args:
         text: the request, or the beginning of a text to be continued.
-        task: id of the task, such as ``text.writing_assistant``.
+        task: id of the task (see :mod:`locavore.shared.tasks`).
         mode: ``"continue"`` writes on from ``text``; ``"chat"`` answers it, through the
             base's chat template.
+
+    Raises:
+        BadInputError: there is no such task.
     """
 
     text: str
     task: str = "text.writing_assistant"
     mode: Literal["continue", "chat"] = "continue"
+
+    def __post_init__(self) -> None:
+        Task.of(self.task)

@@ -43,6 +43,7 @@ def test_the_version_is_the_installed_one() -> None:
         ("base", "build"),
         ("base", "fetch"),
         ("base", "list"),
+        ("tasks",),
         ("repo",),
         *(
             ("repo", name)

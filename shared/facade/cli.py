@@ -28,6 +28,7 @@ from .member_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
 from .shared.errors import BadInputError, LocavoreError, MissingExtraError
+from .tasks_cli import tasks
 from .terminal import Clock, status
 
 __all__ = ["app", "main", "require"]
@@ -394,6 +395,7 @@ def simulate(
 
 
 app.command()(serve)
+app.command()(tasks)
 
 
 def _build(source: str, precision: str, public_text: Path | None, *, force: bool) -> Path:

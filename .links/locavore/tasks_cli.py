@@ -1,0 +1,1 @@
+../../shared/facade/tasks_cli.py
