@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from ..shared.errors import BadInputError, PackageError
+from .graph import strip_wrapper
 
 __all__ = ["quiet_export", "trace_causal_lm"]
 
@@ -105,6 +106,7 @@ def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
             ),
         )
     assert program is not None
+    strip_wrapper(program.model)
     return program.model
 
 
