@@ -14,6 +14,7 @@ fit all layers, and no layer drowns in the noise of another. No private data is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -23,8 +24,10 @@ from transformers import PreTrainedModel
 from ..shared.adapters import Array
 from ..shared.errors import BadInputError, TrainingError
 from ..shared.forms import Directions
+from ..shared.image_networks import DiffusionTwin
+from ..shared.sampler_config import SamplerConfig, alphas_cumprod
 
-__all__ = ["language_loss", "public_directions", "tokens_of"]
+__all__ = ["Denoising", "denoising_loss", "language_loss", "public_directions", "tokens_of"]
 
 _BATCH = 8
 _SCALE_EXAMPLES = 16  # enough for a root-mean-square per site
@@ -62,7 +65,8 @@ def public_directions(
         raise BadInputError("public directions need at least one public example")
     layers = {site: model.get_submodule(site) for site in sites}
     totals = {
-        site: torch.zeros(layer.in_features, layer.out_features) for site, layer in layers.items()
+        site: torch.zeros_like(layer.get_parameter("weight").T, dtype=torch.float32)
+        for site, layer in layers.items()
     }
 
     def accumulate(site: str, x: torch.Tensor, grad: torch.Tensor) -> None:
@@ -147,6 +151,57 @@ def language_loss(model: PreTrainedModel) -> Loss[Sequence[int]]:
         )  # (B, T - 1)
         real = mask[:, 1:]
         total: torch.Tensor = ((losses * real).sum(1) / real.sum(1)).sum()
+        return total
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A public picture with noise in it: latents and noise ``(C, H, W)``, ids ``(T,)``, 0..1."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    ids: torch.Tensor
+    time: float
+
+
+def denoising_loss(
+    twin: DiffusionTwin, sampler: SamplerConfig, conditions: torch.Tensor
+) -> Loss[Denoising]:
+    """The summed mean squared errors of what a twin predicts.
+
+    Sources: Ho et al., arXiv:2006.11239, Equation 14, for the noise; Salimans and Ho,
+    arXiv:2202.00512, Appendix D, for ``v``; Lipman et al., arXiv:2210.02747, for flows.
+
+    Args:
+        twin: the frozen base.
+        sampler: its schedule and what it predicts.
+        conditions: ``(K, H, W)``, the channels behind the latents, the same for all.
+    """
+    flow = sampler.kind == "flow"
+    kept = None if flow else torch.from_numpy(alphas_cumprod(sampler))
+
+    def loss(examples: Sequence[Denoising]) -> torch.Tensor:
+        clean, noise, ids = (
+            torch.stack([getattr(e, name) for e in examples]) for name in ("clean", "noise", "ids")
+        )
+        time = torch.tensor([e.time for e in examples])
+        if kept is None:
+            alpha, sigma, told = 1 - time, time, time * sampler.train_steps
+        else:
+            told = (time * sampler.train_steps).long()
+            alpha, sigma = kept[told].sqrt(), (1 - kept[told]).sqrt()
+        alpha, sigma = (x[:, None, None, None] for x in (alpha, sigma))
+        noisy = alpha * clean + sigma * noise
+        given = torch.cat([noisy, conditions.expand(len(noisy), -1, -1, -1)], 1)
+        found = twin(given, told.float(), ids).float()
+        wanted = {
+            "flow": lambda: noise - clean,
+            "v": lambda: alpha * noise - sigma * clean,
+            "epsilon": lambda: noise,
+        }[sampler.prediction]()
+        total: torch.Tensor = (found - wanted).square().flatten(1).mean(1).sum()
         return total
 
     return loss

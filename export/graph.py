@@ -225,9 +225,10 @@ def flatten_heads(model: ir.Model) -> int:
         if together is None or None in split:
             continue
         query, key, _ = (int(heads) for _, _, heads in split)  # type: ignore[misc]
-        for index, (source, rotary, _) in enumerate(split):  # type: ignore[misc]
+        for index, (source, rotary, heads) in enumerate(split):  # type: ignore[misc]
             if rotary is not None:
                 attributes = {name: attr.value for name, attr in rotary.attributes.items()}
+                attributes["num_heads"] = int(heads)
                 turned = ir.node("RotaryEmbedding", [source, *rotary.inputs[1:]], attributes)
                 graph.insert_before(node, turned)
                 source = turned.outputs[0]

@@ -62,7 +62,8 @@ class TextEncoder(nn.Module):
         there = input_ids != _PAD
         x = self.embedding(input_ids) + self.place[: input_ids.shape[1]]
         seen = there | ~there.any(1, keepdim=True)  # an empty caption must look at something
-        mask = seen[:, None, None, :]  # (B, 1, 1, T)
+        # (B, 1, T, T): ONNX Runtime does not broadcast masks over queries
+        mask = seen[:, None, None, :].expand(-1, -1, seen.shape[1], -1)
         for block in self.blocks:
             x = block(x, mask)
         return (self.norm(x) * there[..., None],)
