@@ -110,7 +110,7 @@ class Sampler:
         if self.config.prediction == "flow":
             return x - sigma * prediction
         if self.config.prediction == "epsilon":
-            return (x - sigma * prediction) * (1 / alpha)
+            return 1 / alpha * x - sigma / alpha * prediction
         length = math.hypot(alpha, sigma)  # v is told of a state of unit variance
         return alpha / (length * length) * x - sigma / length * prediction
 
