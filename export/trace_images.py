@@ -129,5 +129,5 @@ class _RotaryAttention:
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn pairs of neighbours; ``cos`` and ``sin`` are ``(1, S, 1, hs)``, each value twice."""
-    caches = (c[0, :, 0, ::2].expand(len(x), -1, -1) for c in (cos, sin))  # (B, S, hs / 2)
+    caches = (c[0, :, 0, ::2].expand(x.shape[0], -1, -1) for c in (cos, sin))  # (B, S, hs / 2)
     return torch.onnx.ops.rotary_embedding(x, *caches, interleaved=True)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from locavore.client.samplers import Known, Sampler, denoise
 from locavore.shared.adapters import Array
 from locavore.shared.errors import BadInputError
 from locavore.shared.sampler_config import SamplerConfig, alphas_cumprod, from_diffusers
+from locavore.shared.samplers import Known, Sampler, denoise
 
 diffusers = pytest.importorskip("diffusers")
 import torch

@@ -19,9 +19,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from ..shared.adapters import Array
-from ..shared.errors import BadInputError
-from ..shared.sampler_config import SamplerConfig, alphas_cumprod
+from .adapters import Array
+from .errors import BadInputError
+from .sampler_config import SamplerConfig, alphas_cumprod
 
 __all__ = ["Known", "Sampler", "denoise"]
 
