@@ -7,8 +7,10 @@ of the logits. Weight-only precisions round activations to 8 bits inside the ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +23,17 @@ from ..shared.packages import Package
 from ..shared.twin import open_twin
 from .quantize import Precision
 
-__all__ = ["TOLERANCE", "ExportReport", "check_package"]
+__all__ = [
+    "CLEAR",
+    "TOLERANCE",
+    "Adaptable",
+    "ExportReport",
+    "adapted",
+    "check_package",
+    "clear_probe",
+    "probe_adapter",
+    "relative",
+]
 
 TOLERANCE: dict[Precision, float] = {
     "float32": 1e-4,
@@ -29,7 +41,7 @@ TOLERANCE: dict[Precision, float] = {
     "int4": 0.06,
     "int8-dynamic": 0.2,
 }
-_CLEAR = 1.5  # times the tolerance that the probe adapter must change the logits by
+CLEAR = 1.5  # times the tolerance that the probe adapter must change the logits by
 _STRONGEST = 30.0
 
 
@@ -79,16 +91,17 @@ def check_package(
     """
     graph, twin = CausalGraph(package), open_twin(package)
     base = [_graph_logits(graph, text) for text in texts]
-    twin_base = [_torch_logits(twin, text) for text in texts]
-    rel_base = _rel(base, twin_base)
-    effect, strength = 0.0, 0.1
-    while effect < _CLEAR * TOLERANCE[precision] and strength < _STRONGEST:
-        strength *= 2
-        adapter = _probe_adapter(graph, strength)
-        twin_adapted = _adapted_logits(twin, adapter, texts)
-        effect = _rel(twin_adapted, twin_base)
+
+    def run() -> Array:
+        return np.concatenate([_torch_logits(twin, text) for text in texts])
+
+    twin_base = run()
+    rel_base = relative(np.concatenate(base), twin_base)
+    bound = CLEAR * TOLERANCE[precision]
+    adapter, twin_adapted, effect = clear_probe(graph, twin, run, twin_base, bound)
     graph.attach(adapter)
-    rel_adapter = _rel([_graph_logits(graph, text) for text in texts], twin_adapted)
+    found = np.concatenate([_graph_logits(graph, text) for text in texts])
+    rel_adapter = relative(found, twin_adapted)
     parameters = sum(p.numel() * 4 for p in original.parameters())
     report = ExportReport(
         rel_base=rel_base,
@@ -104,7 +117,18 @@ def check_package(
     return report
 
 
-def _probe_adapter(graph: CausalGraph, strength: float, rank: int = 4) -> Adapter:
+class Adaptable(Protocol):
+    """What takes adapters: a graph of any modality."""
+
+    @property
+    def base_id(self) -> str: ...  # noqa: D102
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]: ...  # noqa: D102
+
+
+def probe_adapter(graph: Adaptable, strength: float, rank: int = 4) -> Adapter:
+    """A random adapter on every site of a graph; ``strength`` scales what it adds."""
     rng = np.random.default_rng(0)
     factors = {}
     for site, (width_in, width_out) in graph.sites.items():
@@ -114,9 +138,10 @@ def _probe_adapter(graph: CausalGraph, strength: float, rank: int = 4) -> Adapte
     return Adapter(graph.base_id, factors)
 
 
-def _adapted_logits(
-    twin: PreTrainedModel, adapter: Adapter, texts: Sequence[Sequence[int]]
-) -> list[Array]:
+@contextmanager
+def adapted(twin: torch.nn.Module, adapter: Adapter) -> Iterator[None]:
+    """Add an adapter to a torch model for the duration of the block."""
+
     def hook(a: torch.Tensor, b: torch.Tensor):  # type: ignore[no-untyped-def]
         return lambda _m, inputs, output: output + (inputs[0] @ a) @ b
 
@@ -125,10 +150,35 @@ def _adapted_logits(
         for site, (a, b) in adapter.factors.items()
     ]
     try:
-        return [_torch_logits(twin, text) for text in texts]
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def clear_probe(
+    graph: Adaptable, twin: torch.nn.Module, run: Callable[[], Array], bare: Array, bound: float
+) -> tuple[Adapter, Array, float]:
+    """An adapter whose effect no rounding hides.
+
+    Args:
+        graph: that takes adapters.
+        twin: of it.
+        run: what the twin computes now.
+        bare: what it computed without an adapter.
+        bound: relative distance that the adapter must change it by.
+
+    Returns:
+        The adapter, what the twin computes with it, and the distance that it made.
+    """
+    effect, strength = 0.0, 0.1
+    while effect < bound and strength < _STRONGEST:
+        strength *= 2
+        adapter = probe_adapter(graph, strength)
+        with adapted(twin, adapter):
+            changed = run()
+        effect = relative(changed, bare)
+    return adapter, changed, effect
 
 
 def _graph_logits(graph: CausalGraph, text: Sequence[int]) -> Array:
@@ -146,9 +196,9 @@ def _torch_logits(model: PreTrainedModel, text: Sequence[int]) -> Array:
     return logits
 
 
-def _rel(found: list[Array], expected: list[Array]) -> float:
-    a, b = np.concatenate(found), np.concatenate(expected)
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+def relative(found: Array, expected: Array) -> float:
+    """Relative L2 distance."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def _nll(logits: list[Array], texts: Sequence[Sequence[int]]) -> float:

@@ -1,19 +1,21 @@
-"""Public directions for the shared adapter, from gradients on public text.
+"""Public directions for the shared adapter, from gradients on public examples.
 
-At every site the gradient of the loss on public text, ``G (in, out)``, is accumulated on the
+At every site the gradient of the loss on public examples, ``G (in, out)``, is accumulated on the
 base; its leading singular vectors are the directions in which the base most wants to move, and
 become ``A`` and ``B``. Under differential privacy only a handful of parameters per layer can be
 trained, and random directions would spend them badly (LoRA-SB, arXiv:2411.19557, initialises
 from gradients for the same reason).
 
-Both factors are scaled so that the gradient of one public text with respect to a site's core
+Both factors are scaled so that the gradient of one public example with respect to a site's core
 has a root-mean-square norm of one at every site: one clipping norm and one learning rate then
 fit all layers, and no layer drowns in the noise of another. No private data is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,17 +24,25 @@ from transformers import PreTrainedModel
 from ..shared.adapters import Array
 from ..shared.errors import BadInputError, TrainingError
 from ..shared.forms import Directions
+from ..shared.image_networks import DiffusionTwin
+from ..shared.sampler_config import SamplerConfig, alphas_cumprod
 
-__all__ = ["public_directions"]
+__all__ = ["Denoising", "denoising_loss", "language_loss", "public_directions", "tokens_of"]
 
 _BATCH = 8
-_SCALE_TEXTS = 16  # enough for a root-mean-square per site
+_SCALE_EXAMPLES = 16  # enough for a root-mean-square per site
+
+
+Example = TypeVar("Example")
+Loss = Callable[[Sequence[Example]], torch.Tensor]
+"""The sum of some examples' losses."""
 
 
 def public_directions(
-    model: PreTrainedModel,
+    model: nn.Module,
     sites: Sequence[str],
-    token_ids: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    loss: Loss[Example],
     *,
     rank: int,
     progress: Callable[[float], None] = lambda _: None,
@@ -42,25 +52,27 @@ def public_directions(
     Args:
         model: the frozen base.
         sites: names of linear layers.
-        token_ids: public texts as token ids, two tokens or more each.
+        examples: public ones.
+        loss: through ``model``, such as :func:`language_loss` or :func:`denoising_loss`.
         rank: how many directions per site.
         progress: told the share that is done, 0..1.
 
     Raises:
-        BadInputError: no text, or a text of fewer than two tokens.
+        BadInputError: no example, or one that the loss refuses.
         TrainingError: a gradient is not finite.
     """
-    if not token_ids or min(map(len, token_ids)) < 2:
-        raise BadInputError("public directions need texts of at least two tokens")
+    if not examples:
+        raise BadInputError("public directions need at least one public example")
     layers = {site: model.get_submodule(site) for site in sites}
     totals = {
-        site: torch.zeros(layer.in_features, layer.out_features) for site, layer in layers.items()
+        site: torch.zeros_like(layer.get_parameter("weight").T, dtype=torch.float32)
+        for site, layer in layers.items()
     }
 
     def accumulate(site: str, x: torch.Tensor, grad: torch.Tensor) -> None:
         totals[site] -= (x.flatten(0, 1).T @ grad.flatten(0, 1)).float()
 
-    _backward(model, layers, token_ids, accumulate, lambda done: progress(0.75 * done))
+    _backward(layers, examples, loss, accumulate, lambda done: progress(0.75 * done))
     factors = {site: _leading(site, total, rank) for site, total in totals.items()}
     squares = dict.fromkeys(layers, 0.0)
 
@@ -69,8 +81,8 @@ def public_directions(
         core = torch.einsum("bti,btj->bij", x.float() @ a, grad.float() @ b.T)
         squares[site] += float(core.square().sum())
 
-    sample = token_ids[:_SCALE_TEXTS]
-    _backward(model, layers, sample, measure, lambda done: progress(0.75 + done / 4))
+    sample = examples[:_SCALE_EXAMPLES]
+    _backward(layers, sample, loss, measure, lambda done: progress(0.75 + done / 4))
     return Directions(
         {site: _scaled(*factors[site], (squares[site] / len(sample)) ** 0.5) for site in layers}
     )
@@ -95,20 +107,18 @@ Visit = Callable[[str, torch.Tensor, torch.Tensor], None]
 
 
 def _backward(
-    model: PreTrainedModel,
-    layers: dict[str, nn.Module],
-    token_ids: Sequence[Sequence[int]],
+    layers: Mapping[str, nn.Module],
+    examples: Sequence[Example],
+    loss: Loss[Example],
     visit: Visit,
     progress: Callable[[float], None],
 ) -> None:
-    """Visit every site's input and output gradient of the summed per-text mean loss."""
+    """Visit every site's input and output gradient of the summed losses."""
     hooks = [layer.register_forward_hook(_hook(site, visit)) for site, layer in layers.items()]
-    embedding = model.get_input_embeddings()
-    hooks.append(embedding.register_forward_hook(lambda _m, _i, out: out.requires_grad_()))
     try:
-        for start in range(0, len(token_ids), _BATCH):
-            _loss(model, token_ids[start : start + _BATCH]).backward()  # type: ignore[no-untyped-call]
-            progress(min(1.0, (start + _BATCH) / len(token_ids)))
+        for start in range(0, len(examples), _BATCH):
+            loss(examples[start : start + _BATCH]).backward()  # type: ignore[no-untyped-call]
+            progress(min(1.0, (start + _BATCH) / len(examples)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -119,21 +129,82 @@ def _hook(
 ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
     def forward(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         x = inputs[0].detach()
+        if not output.requires_grad:  # the weights are frozen: gradients begin at the first site
+            output.requires_grad_()
         output.register_hook(lambda grad: visit(site, x, grad))  # type: ignore[no-untyped-call]
 
     return forward
 
 
-def _loss(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-    longest = max(map(len, texts))
-    ids = torch.tensor([[*t, *[0] * (longest - len(t))] for t in texts])
-    mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts])
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2), ids[:, 1:], reduction="none"
-    )  # (B, T - 1)
-    real = mask[:, 1:]
-    return ((losses * real).sum(1) / real.sum(1)).sum()
+def language_loss(model: PreTrainedModel) -> Loss[Sequence[int]]:
+    """The summed mean next-token losses of texts as token ids, of two or more each."""
+
+    def loss(texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        if min(map(len, texts)) < 2:
+            raise BadInputError("public directions need texts of at least two tokens")
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*t, *[0] * (longest - len(t))] for t in texts])
+        mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts])
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        losses = nn.functional.cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none"
+        )  # (B, T - 1)
+        real = mask[:, 1:]
+        total: torch.Tensor = ((losses * real).sum(1) / real.sum(1)).sum()
+        return total
+
+    return loss
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A public picture with noise in it: latents and noise ``(C, H, W)``, ids ``(T,)``, 0..1."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    ids: torch.Tensor
+    time: float
+
+
+def denoising_loss(
+    twin: DiffusionTwin, sampler: SamplerConfig, conditions: torch.Tensor
+) -> Loss[Denoising]:
+    """The summed mean squared errors of what a twin predicts.
+
+    Sources: Ho et al., arXiv:2006.11239, Equation 14, for the noise; Salimans and Ho,
+    arXiv:2202.00512, Appendix D, for ``v``; Lipman et al., arXiv:2210.02747, for flows.
+
+    Args:
+        twin: the frozen base.
+        sampler: its schedule and what it predicts.
+        conditions: ``(K, H, W)``, the channels behind the latents, the same for all.
+    """
+    flow = sampler.kind == "flow"
+    kept = None if flow else torch.from_numpy(alphas_cumprod(sampler))
+
+    def loss(examples: Sequence[Denoising]) -> torch.Tensor:
+        clean, noise, ids = (
+            torch.stack([getattr(e, name) for e in examples]) for name in ("clean", "noise", "ids")
+        )
+        time = torch.tensor([e.time for e in examples])
+        if kept is None:
+            alpha, sigma, told = 1 - time, time, time * sampler.train_steps
+        else:
+            told = (time * sampler.train_steps).long()
+            alpha, sigma = kept[told].sqrt(), (1 - kept[told]).sqrt()
+        alpha, sigma = (x[:, None, None, None] for x in (alpha, sigma))
+        noisy = alpha * clean + sigma * noise
+        given = torch.cat([noisy, conditions.expand(len(noisy), -1, -1, -1)], 1)
+        found = twin(given, told.float(), ids).float()
+        wanted = {
+            "flow": lambda: noise - clean,
+            "v": lambda: alpha * noise - sigma * clean,
+            "epsilon": lambda: noise,
+        }[sampler.prediction]()
+        total: torch.Tensor = (found - wanted).square().flatten(1).mean(1).sum()
+        return total
+
+    return loss
 
 
 def tokens_of(encode: Callable[[str], Iterable[int]], texts: Sequence[str]) -> list[list[int]]:

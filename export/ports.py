@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..shared.causal_graph import A_PORT, B_PORT
 from ..shared.errors import BadInputError
-from .graph import LINEAR_SUFFIX, members
+from ..shared.ported_graph import A_PORT, B_PORT
+from .graph import LINEAR_SUFFIX, in_block, members
 
 __all__ = ["Port", "find_ports", "inject_ports"]
 
@@ -36,7 +36,7 @@ class Port:
 
 
 def find_ports(model: ir.Model) -> dict[str, Port]:
-    """Every pinned linear layer inside the decoder layers, before quantization.
+    """Every pinned linear layer inside the blocks, before quantization.
 
     Raises:
         BadInputError: there is none.
@@ -47,7 +47,7 @@ def find_ports(model: ir.Model) -> dict[str, Port]:
         if weight is None or not str(weight.name).endswith(f".weight{LINEAR_SUFFIX}"):
             continue
         name = str(weight.name).removesuffix(f".weight{LINEAR_SUFFIX}")
-        if ".layers." not in name or weight.shape is None or node.inputs[0] is None:
+        if not in_block(name) or weight.shape is None or node.inputs[0] is None:
             continue
         ports[name] = Port(
             str(node.inputs[0].name),

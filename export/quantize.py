@@ -3,7 +3,9 @@
 ``int8`` and ``int4`` store weights in blocks of 32 along the input axis behind
 ``DequantizeLinear``, which ONNX Runtime fuses into its block-quantized matrix multiplication.
 ``int8-dynamic`` stores one scale per output and quantizes activations at run time
-(``DynamicQuantizeLinear`` and ``MatMulInteger``): the fastest prefill, at some accuracy.
+(``DynamicQuantizeLinear`` and ``MatMulInteger``): the fastest prefill, at some accuracy. Kernels of
+convolutions are stored in 8 bits with one scale per output channel in every precision but
+``float32``.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ..shared.adapters import Array
 from ..shared.errors import BadInputError
 from ..shared.quantized import pack_int4
-from .graph import LINEAR_SUFFIX, new_initializer
+from .graph import LINEAR_SUFFIX, in_block, new_initializer
 
-__all__ = ["PRECISIONS", "Precision", "Quantized", "quantize_blocks", "quantize_graph"]
+__all__ = [
+    "PRECISIONS",
+    "Precision",
+    "Quantized",
+    "QuantizedRows",
+    "quantize_blocks",
+    "quantize_graph",
+    "quantize_rows",
+]
 
 Precision = Literal["float32", "int8", "int4", "int8-dynamic"]
 PRECISIONS: tuple[Precision, ...] = ("int8-dynamic", "int8", "int4", "float32")
@@ -45,6 +55,30 @@ class Quantized:
         blocks = self.levels.astype(np.float32).reshape(-1, self.block, columns)
         value: Array = (blocks * self.scales[:, None]).reshape(rows, columns)
         return value
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """``levels (out, ...)`` int8 and ``scales (out,)`` float32: one for each output channel."""
+
+    levels: Levels
+    scales: Array
+
+    def dequantize(self) -> Array:
+        """The float weights that the graph computes with."""
+        scales = self.scales.reshape(-1, *[1] * (self.levels.ndim - 1))
+        value: Array = self.levels.astype(np.float32) * scales
+        return value
+
+
+def quantize_rows(weight: Array) -> QuantizedRows:
+    """Quantize a kernel ``(out, in, ...)`` symmetrically to 8 bits."""
+    rows = weight.reshape(len(weight), 1, -1).transpose(1, 2, 0)  # one block of (in..., out)
+    scales = (np.abs(rows).max(axis=1) / 127).astype(np.float32)
+    levels = _round(rows, scales, -127, 127)
+    return QuantizedRows(
+        np.ascontiguousarray(levels[0].T).reshape(weight.shape), scales.reshape(-1)
+    )
 
 
 def quantize_blocks(weight: Array, bits: Bits, block: int) -> Quantized:
@@ -86,40 +120,38 @@ def _search_int4(blocks: Array) -> tuple[Levels, Array]:
     return _round(blocks, scales, -8, 7), scales
 
 
-def quantize_graph(model: ir.Model, precision: Precision) -> dict[str, Quantized]:
-    """Quantize every pinned linear layer, and the token embedding, of a prepared graph.
+def quantize_graph(model: ir.Model, precision: Precision) -> dict[str, Quantized | QuantizedRows]:
+    """Quantize the pinned linear layers, token embeddings and kernels of a prepared graph.
 
-    Output heads and embeddings keep 8 bits under ``int4``: they are the most sensitive.
-    Layers whose input width is not divisible by 32 stay float.
+    Outside of blocks, and in embeddings, 8 bits are kept under ``int4``: they are the most
+    sensitive. Layers whose input width is not divisible by 32, and what has fewer than 32 outputs,
+    stay float.
 
     Returns:
         Initializer base name to what was stored, for the weight table.
     """
     if precision == "float32":
         return {}
-    stored: dict[str, Quantized] = {}
+    stored: dict[str, Quantized | QuantizedRows] = {}
     for name, value in list(model.graph.initializers.items()):
-        if not name.endswith(LINEAR_SUFFIX) or value.shape is None:
+        if not name.endswith(f".weight{LINEAR_SUFFIX}") or value.shape is None:
             continue
-        rows = int(value.shape[0])
-        if rows % BLOCK:
+        rows, columns = (int(n) for n in value.shape)
+        if rows % BLOCK or columns < BLOCK:
             continue
         assert value.const_value is not None
         weight = np.asarray(value.const_value.numpy(), np.float32)
-        bits: Bits = 4 if precision == "int4" and not _is_head(name) else 8
-        dynamic = precision == "int8-dynamic" and not _is_head(name) and not _has_outliers(name)
+        bits: Bits = 4 if precision == "int4" and in_block(name) else 8
+        dynamic = precision == "int8-dynamic" and in_block(name) and not _has_outliers(name)
         block = rows if dynamic else BLOCK
         quantized = quantize_blocks(weight, bits, block)
         (_use_dynamic if dynamic else _use_blocks)(model.graph, value, quantized)
         stored[name.removesuffix(LINEAR_SUFFIX)] = quantized
     _quantize_embedding(model, stored)
+    _quantize_kernels(model.graph, stored)
     RemoveUnusedNodesPass()(model)
     _drop_unused_initializers(model.graph)
     return stored
-
-
-def _is_head(name: str) -> bool:
-    return ".layers." not in name
 
 
 def _has_outliers(name: str) -> bool:
@@ -130,8 +162,10 @@ def _has_outliers(name: str) -> bool:
     return name.split(".")[-3] in ("down_proj", "c_proj", "fc2", "w2")
 
 
-def _constant(graph: ir.Graph, name: str, quantized: Quantized) -> tuple[ir.Value, ir.Value]:
-    if quantized.bits == 4:
+def _constant(
+    graph: ir.Graph, name: str, quantized: Quantized | QuantizedRows
+) -> tuple[ir.Value, ir.Value]:
+    if isinstance(quantized, Quantized) and quantized.bits == 4:
         levels: ir.TensorProtocol = ir.PackedTensor(
             np.frombuffer(pack_int4(quantized.levels), np.uint8),
             ir.DataType.INT4,
@@ -188,7 +222,24 @@ def _axis0(graph: ir.Graph) -> ir.Value:
     return new_initializer(graph, name, ir.tensor(np.zeros(1, np.int64), name=name))
 
 
-def _quantize_embedding(model: ir.Model, stored: dict[str, Quantized]) -> None:
+def _quantize_kernels(graph: ir.Graph, stored: dict[str, Quantized | QuantizedRows]) -> None:
+    for conv in list(graph):
+        kernel = conv.inputs[1] if conv.op_type == "Conv" else None
+        if kernel is None or kernel.const_value is None or kernel.name in stored:
+            continue
+        if len(kernel.const_value.shape) < 3 or int(kernel.const_value.shape[0]) < BLOCK:
+            continue
+        name = str(kernel.name)
+        quantized = quantize_rows(np.asarray(kernel.const_value.numpy(), np.float32))
+        levels, scales = _constant(graph, name, quantized)
+        for use in list(kernel.uses()):
+            dequantize = ir.node("DequantizeLinear", [levels, scales], attributes={"axis": 0})
+            graph.insert_before(use.node, dequantize)
+            use.node.replace_input_with(use.idx, dequantize.outputs[0])
+        stored[name] = quantized
+
+
+def _quantize_embedding(model: ir.Model, stored: dict[str, Quantized | QuantizedRows]) -> None:
     """Store the token embedding in 8 bits, in the orientation of a tied output head."""
     graph = model.graph
     for gather in list(graph):

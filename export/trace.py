@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from ..shared.errors import BadInputError, PackageError
+from .graph import strip_wrapper
 
-__all__ = ["quiet_export", "trace_causal_lm"]
+__all__ = ["quiet_export", "trace_causal_lm", "trace_module"]
 
 OPSETS = (23, 20)  # 23 has native Attention, RotaryEmbedding and RMSNormalization
 _BATCH, _NEW, _PAST = 2, 5, 7  # example sizes; 0 and 1 would be specialised by the tracer
@@ -64,48 +65,73 @@ def trace_causal_lm(model: PreTrainedModel) -> tuple[ir.Model, int]:
     config = model.config
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise BadInputError(f"{type(model).__name__} is not a decoder-only causal language model")
-    problems = []
-    for opset in OPSETS:
-        try:
-            return _trace(model, opset), opset
-        except torch.onnx.errors.OnnxExporterError as error:
-            problems.append(f"opset {opset}: {str(error).splitlines()[0]}")
-    raise PackageError(f"{type(model).__name__} cannot be traced to ONNX: {'; '.join(problems)}")
-
-
-def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
-    layers = model.config.num_hidden_layers
-    wrapped = _FlatCache(model).eval()
+    layers = config.num_hidden_layers
     batch, new, total, keep, cached = (
         torch.export.Dim(name) for name in ("batch", "new", "total", "keep", "cached")
     )
     cache_names = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
-    with torch.no_grad(), quiet_export():
-        program = torch.onnx.export(
-            wrapped,
-            _example(model),
-            dynamo=True,
-            opset_version=opset,
-            verbose=False,
-            optimize=False,
-            input_names=[
-                "input_ids",
-                "attention_mask",
-                "position_ids",
-                "logits_to_keep",
-                *(f"past.{name}" for name in cache_names),
-            ],
-            output_names=["logits", *(f"present.{name}" for name in cache_names)],
-            dynamic_shapes=(
-                {0: batch, 1: new},
-                {0: batch, 1: total},
-                {0: batch, 1: new},
-                {0: keep},
-                [{0: batch, 2: cached}] * (2 * layers),
-            ),
-        )
-    assert program is not None
-    return program.model
+    past = [f"past.{name}" for name in cache_names]
+    traced, opset = trace_module(
+        _FlatCache(model),
+        _example(model),
+        inputs=["input_ids", "attention_mask", "position_ids", "logits_to_keep", *past],
+        outputs=["logits", *(f"present.{name}" for name in cache_names)],
+        dynamic_shapes=(
+            {0: batch, 1: new},
+            {0: batch, 1: total},
+            {0: batch, 1: new},
+            {0: keep},
+            [{0: batch, 2: cached}] * (2 * layers),
+        ),
+    )
+    strip_wrapper(traced)
+    return traced, opset
+
+
+def trace_module(
+    module: torch.nn.Module,
+    example: tuple[Any, ...],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: tuple[Any, ...],
+) -> tuple[ir.Model, int]:
+    """Trace a module to an unoptimized graph whose initializers have its parameters' names.
+
+    Args:
+        module: in float32.
+        example: what it is called with once; no dynamic axis may be 0 or 1 long.
+        inputs: their names.
+        outputs: names of what it returns.
+        dynamic_shapes: as ``torch.export`` takes them, one for each argument.
+
+    Returns:
+        The graph and its opset.
+
+    Raises:
+        PackageError: no opset could express it.
+    """
+    problems = []
+    for opset in OPSETS:
+        try:
+            with torch.no_grad(), quiet_export():
+                program = torch.onnx.export(
+                    module.eval(),
+                    example,
+                    dynamo=True,
+                    opset_version=opset,
+                    verbose=False,
+                    optimize=False,
+                    input_names=list(inputs),
+                    output_names=list(outputs),
+                    dynamic_shapes=dynamic_shapes,
+                )
+        except torch.onnx.errors.OnnxExporterError as error:
+            problems.append(f"opset {opset}: {str(error).splitlines()[0]}")
+        else:
+            assert program is not None
+            return program.model, opset
+    raise PackageError(f"{type(module).__name__} cannot be traced to ONNX: {'; '.join(problems)}")
 
 
 def _example(model: PreTrainedModel) -> tuple[Any, ...]:

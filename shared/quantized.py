@@ -1,6 +1,6 @@
 """Weights as they lie in a package: quantized in blocks, readable without any ML library.
 
-``weights.json`` in a text package maps every parameter of the base to byte ranges of the
+Beside every graph lies a table (``weights.json``) that maps every parameter to byte ranges of the
 graph's external data file, so that the device can rebuild the float weights that the graph
 computes with ("the twin") from the one file that it downloaded.
 """
@@ -20,7 +20,7 @@ from .errors import PackageError
 
 __all__ = ["Span", "StoredWeight", "WeightTable", "pack_int4", "unpack_int4"]
 
-Kind = Literal["float32", "int8", "int4"]
+Kind = Literal["float32", "int8", "int4", "int8-rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,13 @@ class StoredWeight:
     """Where one parameter lies and how it is stored.
 
     Args:
-        kind: element type of ``values``.
+        kind: element type of ``values``; ``int8-rows`` has one scale for all of a row, which is
+            what the first axis counts: a kernel's output channels.
         shape: shape as stored; ``(in, out)`` for a transposed linear weight.
         transposed: the parameter is the transpose of what is stored.
         values: bytes of the elements; two per byte, low nibble first, for ``int4``.
-        scales: bytes of the float32 scales, ``(in / block, out)``; none for ``float32``.
+        scales: bytes of the float32 scales, ``(in / block, out)``, or one a row; none for
+            ``float32``.
         block: how many elements along the first axis share a scale.
         columns: the parameter is these columns (from, to) of what is stored; all when none.
     """
@@ -120,22 +122,27 @@ def _bytes(mapped: np.ndarray[Any, Any], span: Span) -> np.ndarray[Any, np.dtype
 
 def _dequantize(entry: StoredWeight, mapped: np.ndarray[Any, Any]) -> Array:
     raw = _bytes(mapped, entry.values)
+    value: Array
     if entry.kind == "float32":
-        value: Array = raw.view(np.float32).reshape(entry.shape)
+        value = raw.view(np.float32).reshape(entry.shape)
+    elif entry.scales is None:
+        raise PackageError(f"a weight of kind {entry.kind!r} has no scales")
     else:
-        count = int(np.prod(entry.shape))
-        levels = (
-            raw.view(np.int8).astype(np.float32)
-            if entry.kind == "int8"
-            else unpack_int4(raw, count)
-        )
-        if entry.scales is None:
-            raise PackageError(f"a weight of kind {entry.kind!r} has no scales")
-        rows, columns = entry.shape
-        scales = _bytes(mapped, entry.scales).view(np.float32).reshape(-1, 1, columns)
-        value = (levels.reshape(rows // entry.block, entry.block, columns) * scales).reshape(
-            rows, columns
-        )
+        scales = _bytes(mapped, entry.scales).view(np.float32)
+        value = _scaled(entry, raw, scales).reshape(entry.shape)
     if entry.columns is not None:
         value = value[:, slice(*entry.columns)]
     return np.ascontiguousarray(value.T if entry.transposed else value)
+
+
+def _scaled(entry: StoredWeight, raw: np.ndarray[Any, np.dtype[np.uint8]], scales: Array) -> Array:
+    if entry.kind == "int4":
+        levels = unpack_int4(raw, int(np.prod(entry.shape)))
+    else:
+        levels = raw.view(np.int8).astype(np.float32)
+    if entry.kind == "int8-rows":
+        return levels.reshape(len(scales), -1) * scales[:, None]
+    rows, columns = entry.shape
+    blocks = levels.reshape(rows // entry.block, entry.block, columns)
+    scaled: Array = blocks * scales.reshape(-1, 1, columns)
+    return scaled

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
+from ...shared.image_networks import Decoder, PatchCode
 from .drawings import Pixels
-from .pictures import Decoder, PatchCode, picture_tensor
+from .pictures import picture_tensor
 
 __all__ = ["MendPlan", "mending_loss", "train_decoder"]
 

@@ -12,14 +12,19 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from ...shared.errors import BadInputError
-from .pictures import Decoder, PatchCode
+from ...shared.image_networks import (
+    Decoder,
+    DiffusionTwin,
+    PatchAutoencoder,
+    PatchCode,
+    TextEncoder,
+)
 from .tokens import PAD_ID
 from .weights import packed, unpacked
 
-__all__ = ["ImageBase", "ModelPlan", "TextEncoder", "build_denoiser"]
+__all__ = ["ImageBase", "ModelPlan", "build_denoiser"]
 
 WEIGHTS = "model.safetensors"
 _CODE = ("basis", "mean", "spread")
@@ -54,54 +59,6 @@ class ModelPlan:
     channels: int = 48
     decoder_width: int = 64
     decoder_blocks: int = 3
-
-
-class TextEncoder(nn.Module):
-    """Captions to one vector a token, zero where the caption has ended.
-
-    Called as text towers are: ``encoder(input_ids=ids)[0]`` is ``(B, T, D)``. Padding is token 0,
-    so a caption of padding alone, the empty one, is all zeros.
-    """
-
-    def __init__(self, vocabulary: int, tokens: int, width: int, layers: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.place = nn.Parameter(torch.zeros(tokens, width))
-        self.blocks = nn.ModuleList(_TextBlock(width) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        nn.init.normal_(self.embedding.weight, std=0.5)
-        nn.init.normal_(self.place, std=0.1)
-
-    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor]:
-        """``(B, T)`` whole numbers to ``((B, T, D),)``."""
-        there = input_ids != PAD_ID
-        x = self.embedding(input_ids) + self.place[: input_ids.shape[1]]
-        seen = there | ~there.any(1, keepdim=True)  # an empty caption must look at something
-        mask = seen[:, None, None, :]  # (B, 1, 1, T)
-        for block in self.blocks:
-            x = block(x, mask)
-        return (self.norm(x) * there[..., None],)
-
-
-class _TextBlock(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = max(1, width // 32)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, nh, T, hs)
-            for part in self.qkv(self.norm1(x)).chunk(3, 2)
-        )
-        x = x + self.out(scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
-        changed: torch.Tensor = x + self.down(
-            nn.functional.gelu(self.up(self.norm2(x)), approximate="tanh")
-        )
-        return changed
 
 
 def build_denoiser(plan: ModelPlan) -> WanTransformer3DModel:
@@ -164,6 +121,11 @@ class ImageBase:
             }
         )
 
+    def twin(self) -> DiffusionTwin:
+        """The same networks as one model, as packages are built from."""
+        autoencoder = PatchAutoencoder(self.code, self.decoder)
+        return DiffusionTwin(self.text_encoder, self.denoiser, autoencoder)
+
     def save(self, folder: Path, *, pack: bool = False) -> None:
         """Write ``config.json``, ``tokenizer.json`` and ``model.safetensors``.
 
@@ -175,7 +137,7 @@ class ImageBase:
         self.tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "config.json").write_text(json.dumps(asdict(self.plan), indent=2) + "\n", "utf-8")
         tensors = {**self.networks().state_dict()}
-        tensors |= {f"code.{name}": getattr(self.code, name) for name in _CODE}
+        tensors |= {f"code.{name}": value for name, value in self.code.state_dict().items()}
         save_file(packed(tensors) if pack else tensors, folder / WEIGHTS)
 
     @classmethod

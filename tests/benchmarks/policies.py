@@ -32,7 +32,7 @@ from locavore.client.training.optimizers import Optimizer
 from locavore.client.training.private import PrivateTraining, train_private
 from locavore.client.training.shared import private_training
 from locavore.client.training.text import TextTwin
-from locavore.export.directions import public_directions
+from locavore.export.directions import language_loss, public_directions
 from locavore.privacy.noise import NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import PrivacyPlan, RecordPlan, UserPlan
 from locavore.server.aggregation import POLICIES, Aggregation, Policy, Upload, require_possible
@@ -125,7 +125,9 @@ class World:
         self.twin = TextTwin(base(20 if quick else 300), "dialects")
         texts = public_speakers(96, seed)
         names = sites(self.twin.model)
-        found = public_directions(self.twin.model, names, texts, rank=RANK)
+        found = public_directions(
+            self.twin.model, names, texts, language_loss(self.twin.model), rank=RANK
+        )
         self.directions: Directions = found
         self.public = texts[:32]
         self.speakers = Speakers.draw(devices, 48, 8 if quick else 24, seed)

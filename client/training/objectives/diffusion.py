@@ -19,7 +19,7 @@ from ....shared.errors import BadInputError
 from ..cohort import Batch
 from .pairs import side_by_side
 
-__all__ = ["Diffusion", "DiffusionDPO", "PriorPreservation", "TextConditioned", "drawn"]
+__all__ = ["Diffusion", "DiffusionDPO", "PriorPreservation", "drawn"]
 
 _OWN = ("clean", "noise", "time", "reference")  # the others are the model's
 
@@ -168,25 +168,3 @@ class PriorPreservation:
         """Losses ``(B,)``; every tensor is ``(B, 2, ...)``: the own, then the public one."""
         own, public = self.diffusion(model, side_by_side(batch)).view(-1, 2).unbind(1)
         return own + self.weight * public
-
-
-class TextConditioned(nn.Module):
-    """A denoiser and the text encoder before it as one model, so that tokens can be trained.
-
-    Textual inversion (Gal et al., arXiv:2208.01618) is :class:`Diffusion` through this model with
-    :func:`~locavore.client.training.chains.token_rows` on the encoder's embedding.
-    """
-
-    def __init__(self, encoder: nn.Module, denoiser: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.denoiser = encoder, denoiser
-
-    def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, input_ids: torch.Tensor, **given: Any
-    ) -> torch.Tensor:
-        """What the denoiser says about noisy samples under a prompt ``input_ids (B, T)``."""
-        text = self.encoder(input_ids=input_ids)[0]
-        found: torch.Tensor = self.denoiser(
-            sample, timestep=timestep, encoder_hidden_states=text, **given, return_dict=False
-        )[0]
-        return found

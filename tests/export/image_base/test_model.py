@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from locavore.export.image_base.model import ImageBase, TextEncoder
+from locavore.export.image_base.model import ImageBase
 from locavore.shared.errors import BadInputError
+from locavore.shared.image_networks import TextEncoder
 
 
 def test_padding_says_nothing(untrained: ImageBase) -> None:

@@ -8,12 +8,8 @@ import torch
 
 from locavore.export.image_base.drawings import Drawings
 from locavore.export.image_base.mend import MendPlan, mending_loss, train_decoder
-from locavore.export.image_base.pictures import (
-    Decoder,
-    fit_patch_code,
-    picture_tensor,
-    pixels_of,
-)
+from locavore.export.image_base.pictures import fit_patch_code, picture_tensor, pixels_of
+from locavore.shared.image_networks import Decoder
 
 
 def test_bytes_survive(shapes: Drawings) -> None:

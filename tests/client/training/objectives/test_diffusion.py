@@ -20,11 +20,11 @@ from locavore.client.training.objectives.diffusion import (
     Diffusion,
     DiffusionDPO,
     PriorPreservation,
-    TextConditioned,
     drawn,
 )
 from locavore.client.training.objectives.pairs import in_pairs, side_by_side
 from locavore.shared.errors import BadInputError
+from locavore.shared.image_networks import DiffusionTwin
 
 from ....benchmarks.families import FAMILIES, Batch, Family
 from ....benchmarks.reference import sample_gradient, take
@@ -216,7 +216,7 @@ def test_textual_inversion_trains_the_rows_of_its_own_tokens(unet: nn.Module) ->
             bos_token_id=1,
         )
     )
-    model = TextConditioned(encoder, unet).requires_grad_(False).eval()
+    model = DiffusionTwin(encoder, unet, torch.nn.Identity()).requires_grad_(False).eval()
     ids = torch.tensor([[1, 40, 50, 2], [1, 50, 41, 2], [1, 51, 50, 2]])
     images = torch.randn(3, 4, 8, 8, generator=generator())
     batch = {**drawn(images, generator(2)), "input_ids": ids}
@@ -237,8 +237,8 @@ def test_textual_inversion_trains_the_rows_of_its_own_tokens(unet: nn.Module) ->
 
 def _inverted(model: nn.Module, table: torch.Tensor, one: Batch) -> torch.Tensor:
     """The loss with a larger embedding table in place of the encoder's, by plain autograd."""
-    assert isinstance(model, TextConditioned)
-    encoder = model.encoder
+    assert isinstance(model, DiffusionTwin)
+    encoder = model.text_encoder
     layer = encoder.get_input_embeddings()  # type: ignore[operator]
 
     def look_up(module: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,260 @@
+"""The on-device image runtime: numpy, ONNX Runtime and tokenizers; Pillow for files alone.
+
+A picture depends on its prompt, its settings and its place among the prompts, never on what it was
+drawn together with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..shared.adapters import Adapter, Array, compose
+from ..shared.diffusion_graph import DiffusionGraph
+from ..shared.errors import BadInputError
+from ..shared.packages import Package, open_package
+from ..shared.pictures import Picture, Pixels
+from ..shared.prompts import Prompts
+from ..shared.sampler_config import Kind, SamplerConfig
+from ..shared.samplers import Known, Sampler, denoise
+
+__all__ = ["Drawing", "ImageModel"]
+
+_AT_ONCE = 8  # pictures that go through the networks together
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How pictures are drawn.
+
+    Args:
+        steps: how often the denoiser is asked; the base's own number if not given.
+        guidance: how far to go from what ``negative`` gives to what the prompt does, and beyond
+            (Ho and Salimans, arXiv:2207.12598); 1 is the prompt alone, and twice as fast.
+        seed: of the noise.
+        negative: a prompt to go away from.
+        sampler: ``ddim``, ``dpmsolver++`` or ``euler`` in place of the base's own.
+        start: a picture to begin from, of the base's size.
+        strength: with ``start``, how much of it is drawn anew, above 0 and at most 1.
+        mask: ``(H, W)``, with ``start``, where it may change; elsewhere its pixels stay.
+    """
+
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    negative: str = ""
+    sampler: Kind | None = None
+    start: Picture | None = None
+    strength: float = 0.7
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and self.start is None:
+            raise BadInputError("a mask needs the picture that it lies on: give start as well")
+        if self.seed < 0:
+            raise BadInputError(f"seed must not be negative, got {self.seed}")
+
+
+class ImageModel:
+    """A verified image base with at most one live adapter (compose several into one)."""
+
+    def __init__(self, package: Package, *, threads: int = 0) -> None:
+        self._graph = DiffusionGraph(package, threads=threads)
+        self._prompts = Prompts.of(package)
+        self._rows: Array | None = None
+        self._config = SamplerConfig.read(self._graph.details["sampler"])
+        self.size: tuple[int, int] = tuple(self._graph.details["picture"])
+        self.package = package
+
+    @classmethod
+    def open(cls, folder: Path, *, trusted: Iterable[bytes], threads: int = 0) -> ImageModel:
+        """Verify a package and load it; see :func:`locavore.shared.packages.open_package`."""
+        return cls(open_package(folder, trusted=trusted), threads=threads)
+
+    @property
+    def base_id(self) -> str:
+        """The base that adapters must belong to."""
+        return self._graph.base_id
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """Site name to ``(in, out)`` of every layer that takes an adapter."""
+        return self._graph.sites
+
+    def attach(self, *adapters: Adapter) -> None:
+        """Make the sum of ``adapters`` live; none gives the bare base.
+
+        Raises:
+            AdapterError: an adapter belongs to another base or does not fit.
+        """
+        self._graph.attach(compose(*adapters) if adapters else None)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The base without an adapter for the duration of the block."""
+        live = self._graph.adapter
+        self._graph.attach(None)
+        try:
+            yield
+        finally:
+            self._graph.attach(live)
+
+    def use_tokens(self, words: Mapping[str, Array]) -> None:
+        """Let prompts use words of one's own, in place of those that were in use.
+
+        Args:
+            words: such as ``<my-cat>``, to their embeddings ``(n, D)``, which stand for them one
+                after the other (textual inversion, Gal et al., arXiv:2208.01618). None: no words.
+
+        Raises:
+            BadInputError: the base knows a word, or embeddings have another width than its own.
+        """
+        width = self._graph.details["token_width"]
+        for word, rows in words.items():
+            if rows.ndim != 2 or rows.shape[1] != width or not np.isfinite(rows).all():
+                raise BadInputError(
+                    f"embeddings of {word!r} must be finite and (n, {width}), got {rows.shape}"
+                )
+        self._prompts = replace(self._prompts, own={w: len(r) for w, r in words.items()})
+        self._rows = np.concatenate([*words.values()]).astype(np.float32) if words else None
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        how: Drawing | None = None,
+        progress: Callable[[int, int], None] = lambda _done, _of: None,
+    ) -> list[Picture]:
+        """Draw one picture for every prompt.
+
+        Args:
+            prompts: may use the words of :meth:`use_tokens`.
+            how: settings; the base's own if not given.
+            progress: told how many steps of how many are done.
+
+        Raises:
+            BadInputError: no prompt, settings that the base's schedule cannot run, or a picture or
+                mask of another size than the base's.
+        """
+        if not prompts:
+            raise BadInputError("generate needs at least one prompt")
+        how = how or Drawing()
+        sampler = self._sampler(how)
+        first = 0 if how.start is None else sampler.first(how.strength)
+        parts = range(0, len(prompts), _AT_ONCE)
+        per_part = sampler.steps - first
+        pictures: list[Picture] = []
+        for begin in parts:
+            before = begin // _AT_ONCE * per_part
+
+            def told(done: int, _of: int, _x: Array, before: int = before) -> None:
+                progress(before + done, per_part * len(parts))
+
+            chosen = prompts[begin : begin + _AT_ONCE]
+            pictures += self._drawn(chosen, begin, how, sampler, first, told)
+        return pictures
+
+    def predict(self, latents: Array, timestep: float, prompt: str) -> Array:
+        """What the denoiser says about noisy latents ``(B, C, H, W)`` under the live adapter.
+
+        Conditions of the base, such as a mask, are as they are without a picture to begin from.
+        """
+        hidden = self._embed([prompt] * len(latents))
+        shown = np.concatenate([latents, *self._conditions(len(latents), Drawing())], axis=1)
+        return self._graph.predict(shown, np.full(len(latents), timestep, np.float32), hidden)
+
+    def _sampler(self, how: Drawing) -> Sampler:
+        steps = self._graph.details["steps"] if how.steps is None else how.steps
+        config = self._config if how.sampler is None else replace(self._config, kind=how.sampler)
+        return Sampler(config, steps)
+
+    def _embed(self, prompts: Sequence[str]) -> Array:
+        return self._graph.embed(self._prompts.ids(prompts), self._rows)
+
+    def _drawn(
+        self,
+        prompts: Sequence[str],
+        begin: int,
+        how: Drawing,
+        sampler: Sampler,
+        first: int,
+        progress: Callable[[int, int, Array], None],
+    ) -> list[Picture]:
+        """Pictures ``begin``, ``begin + 1``... of all that were asked for."""
+        count = len(prompts)
+        noise = np.stack([self._noise(how.seed, begin + i) for i in range(count)])
+        guidance = self._graph.details["guidance"] if how.guidance is None else how.guidance
+        untold = [] if guidance == 1 else [how.negative] * count
+        hidden = self._embed([*prompts, *untold])
+        conditions = self._conditions(len(hidden), how)
+
+        def predict(x: Array, timestep: npt.NDArray[np.number]) -> Array:
+            shown = np.concatenate([x, *conditions], axis=1)
+            return self._graph.predict(shown, timestep.astype(np.float32), hidden)
+
+        x, known = sampler.initial(noise), None
+        if how.start is not None:
+            clean = np.repeat(self._latents(how.start), count, axis=0)
+            x = sampler.noised(clean, noise, first)
+            if how.mask is not None:
+                known = Known(clean, self._cells(how.mask), noise)
+        latents = denoise(
+            sampler,
+            predict,
+            x,
+            first=first,
+            guidance=guidance,
+            known=known,
+            progress=progress,
+        )
+        return [_finished(signal, how) for signal in self._graph.pictures(latents)]
+
+    def _noise(self, seed: int, i: int) -> Array:
+        return np.random.default_rng([seed, i]).standard_normal(self._graph.latent, np.float32)
+
+    def _latents(self, picture: Picture, keep: Mask | None = None) -> Array:
+        if picture.size != self.size:
+            raise BadInputError(
+                f"the picture is {picture.size[0]} x {picture.size[1]} pixels, base "
+                f"{self.base_id!r} draws {self.size[0]} x {self.size[1]}; use Picture.resized"
+            )
+        signal = picture.signal if keep is None else picture.signal * keep
+        return self._graph.latents(signal[None])
+
+    def _conditions(self, count: int, how: Drawing) -> list[Array]:
+        """Channels behind the latents, where the base has some; without a mask all is to be new."""
+        names = [name for name, _ in self._graph.details["conditions"]]
+        if not names:
+            return []
+        mask = np.ones(self.size, np.bool_) if how.mask is None else how.mask
+        blank = Picture(np.zeros((*self.size, 3), np.uint8))
+        given = {
+            "mask": self._cells(mask)[None],
+            "masked_latents": self._latents(how.start or blank, ~mask),
+        }
+        return [np.repeat(given[name], count, axis=0) for name in names]
+
+    def _cells(self, mask: Mask) -> Array:
+        """A mask in latents' resolution, ``(1, H, W)``: a cell is new if one of its pixels is."""
+        if mask.shape != self.size:
+            raise BadInputError(f"mask must have the picture's shape {self.size}, got {mask.shape}")
+        height, width = self._graph.latent[1:]
+        cells = np.asarray(
+            mask.reshape(height, self.size[0] // height, width, self.size[1] // width).any((1, 3))
+        )
+        found: Array = cells[None].astype(np.float32)
+        return found
+
+
+def _finished(signal: Array, how: Drawing) -> Picture:
+    picture = Picture.of_signal(signal)
+    if how.mask is None or how.start is None:
+        return picture
+    merged: Pixels = np.where(how.mask[..., None], picture.pixels, how.start.pixels)
+    return Picture(merged)
