@@ -198,7 +198,7 @@ def form_training(
         plan,
         twin.collate,
         at_once=at_once,
-        length=twin.size,
+        length=twin.length,
         locally=locally,
         exchange=None if form.plain else Exchange(form, twin),
     )

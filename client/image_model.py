@@ -15,15 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..shared.adapters import Adapter, Array, compose
+from ..shared.contexts import Instruction
 from ..shared.diffusion_graph import DiffusionGraph
 from ..shared.errors import BadInputError
 from ..shared.packages import Package, open_package
 from ..shared.pictures import Picture, Pixels
 from ..shared.prompts import Prompts
-from ..shared.sampler_config import Kind, SamplerConfig
+from ..shared.sampler_config import Kind, SamplerConfig, training_levels
 from ..shared.samplers import Known, Sampler, denoise
+from .captioned import CHECKED_AT, Seen, checking_noise
+from .engine import Guide
+from .retrieval import Hit
 
-__all__ = ["Drawing", "ImageModel"]
+__all__ = ["Asked", "Drawing", "ImageModel"]
 
 _AT_ONCE = 8  # pictures that go through the networks together
 
@@ -60,6 +64,26 @@ class Drawing:
             raise BadInputError("a mask needs the picture that it lies on: give start as well")
         if self.seed < 0:
             raise BadInputError(f"seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture that is ready to be drawn."""
+
+    model: ImageModel
+    prompt: str
+    how: Drawing
+    used: tuple[Hit, ...] = ()
+    reason: str = "personalised by adapters and words of one's own alone"
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt."""
+        return self.model.count(self.prompt)
+
+    def fulfil(self) -> tuple[Picture, str]:
+        """The picture; it is always whole."""
+        return self.model.generate([self.prompt], self.how)[0], "whole"
 
 
 class ImageModel:
@@ -160,6 +184,47 @@ class ImageModel:
             pictures += self._drawn(chosen, begin, how, sampler, first, told)
         return pictures
 
+    def outputs(self, example: Seen) -> Array:
+        """What the denoiser says of an example, half-way to a fixed noise, ``(C, H, W)``."""
+        alpha, sigma, step = training_levels(self._config, np.array([CHECKED_AT]))
+        noisy = float(alpha[0]) * example.latents + float(sigma[0]) * checking_noise(example)
+        hidden = self._graph.embed(example.ids[None], self._rows)
+        found: Array = self._graph.predict(noisy, step.astype(np.float32), hidden)[0]
+        return found
+
+    def errors(
+        self, pictures: Sequence[Picture], captions: Sequence[str], *, draws: int, seed: int = 0
+    ) -> Array:
+        """Denoising errors ``(B, draws)`` of captioned pictures under the live adapter.
+
+        Every picture is shown at the same times, spread evenly, and with noise that depends on the
+        seed and its place alone.
+        """
+        times = (np.arange(draws) + 0.5) / draws
+        alpha, sigma, steps = (x.astype(np.float32) for x in training_levels(self._config, times))
+        rows = []
+        for i, (picture, hidden) in enumerate(zip(pictures, self._embed(captions), strict=True)):
+            clean = self._latents(picture)
+            noise = np.random.default_rng([seed, i]).standard_normal(
+                (draws, *clean.shape[1:]), np.float32
+            )
+            a, s = alpha[:, None, None, None], sigma[:, None, None, None]
+            found = self._graph.predict(
+                a * clean + s * noise, steps, np.repeat(hidden[None], draws, axis=0)
+            )
+            wanted = {
+                "epsilon": noise,
+                "v": a * noise - s * clean,
+                "flow": noise - clean,
+            }[self._config.prediction]
+            rows.append(np.square(found - wanted).mean(axis=(1, 2, 3)))
+        errors: Array = np.stack(rows)
+        return errors
+
+    def request(self, instruction: Instruction, guide: Guide, how: Drawing | None = None) -> Asked:
+        """Prepare a picture."""
+        return Asked(self, instruction.text, how or Drawing())
+
     def predict(self, latents: Array, timestep: float, prompt: str) -> Array:
         """What the denoiser says about noisy latents ``(B, C, H, W)`` under the live adapter.
 
@@ -168,6 +233,10 @@ class ImageModel:
         hidden = self._embed([prompt] * len(latents))
         shown = np.concatenate([latents, *self._conditions(len(latents), Drawing())], axis=1)
         return self._graph.predict(shown, np.full(len(latents), timestep, np.float32), hidden)
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a prompt that are read."""
+        return self._prompts.count(prompt)
 
     def _sampler(self, how: Drawing) -> Sampler:
         steps = self._graph.details["steps"] if how.steps is None else how.steps

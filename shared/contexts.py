@@ -126,11 +126,21 @@ class UserDocument(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class UserBehavior(_Record):
-    """Something that the person did with an item: clicked, rated, skipped."""
+    """Something that the person did with an item: clicked, rated, skipped, drew.
+
+    The item may come with an encoded picture, sound or clip of itself.
+    """
 
     item: str
     action: str = "used"
     rating: float | None = None
+    media: bytes = b""
+    media_type: str = ""
+
+    @property
+    def modality(self) -> Modality:
+        """What the item's media are, by their type; text where there are none."""
+        return _modality(self.media_type) if self.media else "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -50,11 +51,11 @@ class Picture:
         return cls(np.ascontiguousarray(levels.transpose(1, 2, 0)))
 
     @classmethod
-    def load(cls, path: Path, size: tuple[int, int] | None = None) -> Picture:
+    def load(cls, path: Path | BinaryIO, size: tuple[int, int] | None = None) -> Picture:
         """Read a file; what is transparent becomes white.
 
         Args:
-            path: of a picture that Pillow can read.
+            path: of a picture that Pillow can read, or an open file.
             size: height and width to which the middle of it is resized; its own if not given.
 
         Raises:
@@ -84,6 +85,16 @@ class Picture:
         whole = _pillow().fromarray(self.pixels)
         fitted = ops.fit(whole, (size[1], size[0]), _pillow().Resampling.LANCZOS)
         return Picture(np.array(fitted, np.uint8))
+
+    def encoded(self, kind: str) -> bytes:
+        """A file's bytes, such as of a ``png``.
+
+        Raises:
+            MissingExtraError: Pillow is not installed.
+        """
+        raw = io.BytesIO()
+        _pillow().fromarray(self.pixels).save(raw, format=kind)
+        return raw.getvalue()
 
     def save(self, path: Path) -> None:
         """Write a file in the format that the path's ending names, such as ``.png``.

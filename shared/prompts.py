@@ -68,6 +68,10 @@ class Prompts:
             found[i, : len(row)] = row
         return found
 
+    def count(self, prompt: str) -> int:
+        """Tokens of a prompt that are read, without special ones."""
+        return min(len(self._tokens(prompt)), self.tokens)
+
     def _tokens(self, prompt: str) -> list[int]:
         if not self.own:
             return self._encoded(prompt)

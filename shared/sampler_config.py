@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .errors import BadInputError
 
-__all__ = ["SamplerConfig", "alphas_cumprod", "from_diffusers"]
+__all__ = ["SamplerConfig", "alphas_cumprod", "from_diffusers", "training_levels"]
 
 Kind = Literal["ddim", "dpmsolver++", "euler", "flow"]
 Prediction = Literal["epsilon", "v", "flow"]
@@ -254,3 +254,19 @@ def _kind(class_name: object, kind: Kind | None) -> tuple[Kind, dict[str, Any]]:
 def _final_level(kind: Kind, given: Mapping[str, Any]) -> Any:
     name = "set_alpha_to_one" if kind == "ddim" else "final_sigmas_type"
     return _FINAL[name].get(given[name], given[name]) if name in given else "clean"
+
+
+def training_levels(
+    config: SamplerConfig, time: npt.NDArray[np.floating[Any]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How much of a sample and of noise training shows at times 0..1, and what it tells of them.
+
+    Returns:
+        ``alpha`` and ``sigma`` of ``alpha clean + sigma noise``, and the denoiser's timesteps.
+    """
+    if config.kind == "flow":
+        noisy = config.shift * time / (1 + (config.shift - 1) * time)
+        return 1 - noisy, noisy, noisy * config.train_steps
+    steps = (time * config.train_steps).astype(np.int64)
+    kept = alphas_cumprod(config)[steps]
+    return np.sqrt(kept), np.sqrt(1 - kept), steps.astype(np.float64)

@@ -70,7 +70,7 @@ class AdaptedTwin(ABC, Generic[Example]):
     def longest(self) -> Example:
         """An example of the largest shape there is."""
 
-    def size(self, example: Example) -> int:
+    def length(self, example: Example) -> int:
         """What examples are sorted by, so that short ones are padded little."""
         return 0
 

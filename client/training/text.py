@@ -96,7 +96,7 @@ class TextTwin(AdaptedTwin[list[int]]):
         logits: Array = out.logits[0].float().cpu().numpy()
         return logits
 
-    def size(self, example: list[int]) -> int:
+    def length(self, example: list[int]) -> int:
         """Number of tokens."""
         return len(example)
 

@@ -31,7 +31,7 @@ _NAMES = {made: name for name, made in KINDS.items()}
 _FIELDS: dict[str, tuple[str, ...]] = {
     "profile": ("attributes",),
     "document": ("body", "title"),
-    "behavior": ("item", "action", "rating"),
+    "behavior": ("item", "action", "rating", "media_type"),
     "face-body": ("media_type", "caption"),
     "subject": ("name", "media_type", "caption"),
 }
@@ -47,6 +47,8 @@ def media_of(record: Context) -> tuple[bytes, ...]:
     """The record's media, if it has any."""
     if isinstance(record, PersonalFaceBody):
         return (record.media,)
+    if isinstance(record, UserBehavior):
+        return (record.media,) if record.media else ()
     return record.media if isinstance(record, PersonalizedSubject) else ()
 
 
@@ -74,7 +76,7 @@ def decode(raw: bytes, media: Sequence[bytes] = ()) -> Context:
     row: dict[str, Any] = parse(raw)
     kind = row["kind"]
     own = {name: row[name] for name in _FIELDS[kind]}
-    if kind == "face-body":
+    if kind in ("face-body", "behavior"):
         own["media"] = media[0] if media else b""
     elif kind == "subject":
         own["media"] = tuple(media)
