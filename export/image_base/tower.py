@@ -1,11 +1,11 @@
 """A small tower for image metrics: drawings to what they show and to how they are drawn.
 
-One trunk of convolutions over 32 x 32 pixels with two heads. *Concept* shares a space with captions
-(Radford et al., arXiv:2103.00020); drawings of one concept by several teams are all right answers to
-its caption. *Style* is read off means and spreads of feature maps (Gatys et al., arXiv:1508.06576;
-Huang and Belongie, arXiv:1703.06868) and trained to tell the base's teams and artists apart by a
-softmax over cosines (Wang et al., arXiv:1704.06369). It learns from the base's drawings alone: the
-devices' teams and artists are strangers to it, as they are to the base.
+One trunk of convolutions over 32 x 32 pixels with two heads. *Concept* shares a space with
+captions (Radford et al., arXiv:2103.00020); drawings of one concept by several teams are all right
+answers to its caption. *Style* is read off means and spreads of feature maps (Gatys et al.,
+arXiv:1508.06576; Huang and Belongie, arXiv:1703.06868) and trained to tell the base's teams and
+artists apart by a softmax over cosines (Wang et al., arXiv:1704.06369). It learns from the base's
+drawings alone: the devices' teams and artists are strangers to it, as they are to the base.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token ids ``(N, T)`` to unit vectors ``(N, C)`` in the space of concepts; order is not read."""
+    """Token ids ``(N, T)`` to unit vectors ``(N, C)`` among concepts; order is not read."""
 
     def __init__(self, plan: TowerPlan, vocabulary: int) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class TowerRun:
             rows = self._rows(step)
             concept, style = self._losses(rows, step)
             self._optimizer.zero_grad()
-            (concept + 0.5 * style).backward()
+            (concept + 0.5 * style).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self._pace.step()
             say(step + 1, float(concept.detach()), float(style.detach()))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -25,6 +26,7 @@ from .tower import ImageTower, Towers, tower_input
 
 __all__ = ["judged", "write_tower"]
 
+_Numbers = npt.NDArray[np.float32]
 _OPSET = 21
 _SMALLEST = 512  # numbers; what is smaller stays as it is
 _TOLERANCE = 1e-4  # of the graphs from torch with the same rounded weights
@@ -67,7 +69,7 @@ def _without_norms(tower: ImageTower) -> ImageTower:
     """A copy whose convolutions do what their batch norms did."""
     tower = copy.deepcopy(tower).eval()
     for layer in [m for m in tower.modules() if isinstance(m, nn.Sequential)]:
-        if isinstance(layer[0], nn.Conv2d):
+        if isinstance(layer[0], nn.Conv2d) and isinstance(layer[1], nn.BatchNorm2d):
             layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
             layer[1] = nn.Identity()
     return tower
@@ -83,13 +85,13 @@ def _rounded(module: nn.Module) -> nn.Module:
     return module
 
 
-def _levels(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _levels(weight: _Numbers) -> tuple[npt.NDArray[np.int8], _Numbers]:
     scale = np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127
     scale = np.maximum(scale, 1e-12).astype(np.float32)
     return np.rint(weight / _column(scale, weight.ndim)).astype(np.int8), scale
 
 
-def _column(scale: np.ndarray, dimensions: int) -> np.ndarray:  # type: ignore[type-arg]
+def _column(scale: _Numbers, dimensions: int) -> _Numbers:
     return scale.reshape(-1, *[1] * (dimensions - 1))
 
 

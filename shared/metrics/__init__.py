@@ -1,6 +1,7 @@
 """Figures about what was generated, a module for each modality, and the statistics of them all.
 
-:mod:`.images` is exact; what :mod:`.local` computes depends on a :mod:`tower <.towers>`, and says so.
+:mod:`.images` is exact; what :mod:`.local` computes depends on a :mod:`tower <.towers>`, whose name
+it carries.
 """
 
 from .statistics import (
