@@ -135,8 +135,8 @@ def _in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         levels, scale = _levels(weight)
         parts = (f"{tensor.name}.levels", f"{tensor.name}.scale")
         graph.initializer.remove(tensor)
-        for part, value in zip(parts, (levels, scale), strict=True):
-            graph.initializer.append(numpy_helper.from_array(value, part))
+        graph.initializer.append(numpy_helper.from_array(levels, parts[0]))
+        graph.initializer.append(numpy_helper.from_array(scale, parts[1]))
         node = helper.make_node("DequantizeLinear", [*parts], [tensor.name], axis=0)
         graph.node.insert(0, node)
     del graph.value_info[:]
