@@ -9,6 +9,7 @@ from . import recipe
 from .mend import MendPlan
 from .model import ImageBase, ModelPlan
 from .sample import draw, sheet
+from .tower import TowerPlan
 from .train import TrainPlan
 
 
@@ -17,18 +18,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m locavore.export.image_base")
     parser.add_argument(
         "step",
-        choices=["fetch", "render", "start", "mend", "train", "judge", "pack", "devices", "sheet"],
+        choices=[
+            *("fetch", "render", "start", "mend", "train", "judge", "pack", "devices", "sheet"),
+            *("tower", "pack-tower"),
+        ],
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for everything")
     parser.add_argument("--out", type=Path, help="folder for weights, or for the devices' data set")
     parser.add_argument("--count", type=int, default=200, help="drawings to judge by")
-    parser.add_argument("--steps", type=int, default=TrainPlan.steps)
+    parser.add_argument("--steps", type=int, help="of training, if not the plan's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--captions", nargs="*", default=["red apple", "cat face"])
     given = parser.parse_args()
-    if given.step in ("pack", "devices") and given.out is None:
+    if given.step in ("pack", "pack-tower", "devices") and given.out is None:
         parser.error(f"{given.step} needs --out FOLDER")
     if given.step == "fetch":
         recipe.fetch(given.work)
@@ -45,9 +49,12 @@ def main() -> None:
     elif given.step == "pack":
         recipe.pack(given.work, given.out)
     elif given.step == "train":
-        recipe.train(
-            given.work, TrainPlan(steps=given.steps, seed=given.seed), given.every, given.processes
-        )
+        plan = TrainPlan(steps=given.steps or TrainPlan.steps, seed=given.seed)
+        recipe.train(given.work, plan, given.every, given.processes)
+    elif given.step == "tower":
+        recipe.tower(given.work, TowerPlan(steps=given.steps or TowerPlan.steps, seed=given.seed))
+    elif given.step == "pack-tower":
+        recipe.pack_tower(given.work, given.out)
     else:
         from PIL import Image
 

@@ -25,6 +25,8 @@ from .pictures import fit_patch_code, picture_tensor
 from .sample import GUIDANCE
 from .split import DEVICES, measures_base
 from .tokens import build_tokenizer, style_token
+from .tower import TowerExamples, TowerPlan, TowerRun, Towers, tower_tokenizer
+from .tower_graph import judged, write_tower
 from .train import Examples, Run, TrainPlan, drawing_weights
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "judge",
     "mend",
     "pack",
+    "pack_tower",
     "render",
     "start",
+    "tower",
     "train",
 ]
 
@@ -138,6 +142,45 @@ def distinct(drawings: Drawings) -> list[int]:
         and not style.startswith("clip art/")
         and not caption.concept.startswith("flag of")
     ]
+
+
+def tower(work: Path, plan: TowerPlan) -> None:
+    """Train the tower of image metrics and write it as ``tower``."""
+    torch.set_num_threads(1)
+    learned, _ = base_drawings(work)
+    tokenizer = tower_tokenizer(learned, plan.vocabulary)
+    run = TowerRun(TowerExamples.of(learned, tokenizer), tokenizer, plan)
+    weights = sum(p.numel() for p in run.towers.parameters())
+    print(
+        f"{weights / 1e6:.2f} million weights, {len(run.examples.style_names)} styles", flush=True
+    )
+    losses: list[tuple[float, float]] = []
+
+    def say(step: int, concept: float, style: float) -> None:
+        losses.append((concept, style))
+        if step % 100 == 0 or step == plan.steps:
+            concept, style = np.mean(losses, axis=0)
+            print(
+                f"step {step} concept {concept:.3f} style {style:.3f} "
+                f"processor {time.process_time():.0f}",
+                flush=True,
+            )
+            losses.clear()
+            run.towers.save(work / "tower")
+
+    run.train(say)
+    run.towers.save(work / "tower")
+
+
+def pack_tower(work: Path, folder: Path) -> None:
+    """Write the tower as ONNX, one byte a weight, and say how well it sees."""
+    for path in write_tower(Towers.load(work / "tower"), folder):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        print(f"{path.name}: {path.stat().st_size} bytes, sha256 {digest}")
+    _, measured = base_drawings(work)
+    devices = device_drawings(Drawings.load(work / "drawings"))
+    for line in judged(measured, devices, folder):
+        print(line)
 
 
 def pack(work: Path, folder: Path) -> None:

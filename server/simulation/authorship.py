@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...shared.errors import BadInputError, MissingExtraError, TooLittleDataError
+from ...shared.metrics import CalibratedScore
 
-__all__ = ["AuthorshipScorer", "CalibratedScore"]
+__all__ = ["AuthorshipScorer"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -28,26 +29,6 @@ _FEATURES = 4000  # most frequent n-grams
 _DIMENSIONS = 150  # 80 and 300 identify fewer of the built-in corpus' authors
 _RIDGE = 0.1  # share of a round covariance mixed into the estimated one
 _SMALLEST_GAP = 0.15  # of ceiling over floor: twice the spread (0.07) over draws of 8 passages
-
-
-@dataclass(frozen=True)
-class CalibratedScore:
-    """A similarity placed between other authors (0) and the author's own real texts (1).
-
-    Args:
-        score: (similarity - floor) / (ceiling - floor), not clipped; None where the scorer
-            cannot tell this author from others.
-        similarity: of the generated texts to the author's reference.
-        floor: mean similarity of other authors' real texts to the reference.
-        ceiling: similarity of the author's own held-out texts to the reference.
-        reason: why ``score`` is None, else empty.
-    """
-
-    score: float | None
-    similarity: float
-    floor: float
-    ceiling: float
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,14 +128,9 @@ class AuthorshipScorer:
             self._style(_cut_like(generated, texts)) @ reference for texts in others.values()
         ]
         floor = float(np.mean(strangers))
-        if ceiling - floor < _SMALLEST_GAP:
-            reason = (
-                f"own held-out texts ({ceiling:.2f}) are hardly closer to the reference than "
-                f"other authors' ({floor:.2f}); give more or longer texts"
-            )
-            return CalibratedScore(None, similarity, floor, ceiling, reason)
-        score = (similarity - floor) / (ceiling - floor)
-        return CalibratedScore(score, similarity, floor, ceiling)
+        return CalibratedScore.between(
+            similarity, floor, ceiling, least=_SMALLEST_GAP, advice="give more or longer texts"
+        )
 
 
 def _validate_authors(texts_by_author: Mapping[str, Sequence[str]]) -> None:

@@ -1,22 +1,22 @@
-"""Figures about generated text, and whether a difference between two systems is more than luck."""
+"""Whether a difference is more than luck, who is served worst, and what a similarity is worth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from .errors import BadInputError, MissingExtraError
+from ..errors import BadInputError
 
 __all__ = [
     "BootstrapInterval",
+    "CalibratedScore",
     "MeanAndWorst",
     "mean_and_worst",
     "paired_bootstrap",
-    "perplexity",
-    "rouge_l",
 ]
 
 _BLOCK = 2**20  # drawn indices held in memory at a time
@@ -37,35 +37,45 @@ class MeanAndWorst(NamedTuple):
     worst: float
 
 
-def rouge_l(prediction: str, reference: str) -> float:
-    """ROUGE-L: F1 of the longest common subsequence of words, 0 to 1; no stemming.
+@dataclass(frozen=True)
+class CalibratedScore:
+    """A similarity placed between other people's real work (0) and a person's own (1).
 
-    Words are runs of the letters a-z and digits: text in other scripts scores 0.
-    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, §3.
-
-    Raises:
-        MissingExtraError: the package rouge-score is not installed.
+    Args:
+        score: (similarity - floor) / (ceiling - floor), not clipped; None where this person
+            cannot be told from others.
+        similarity: of what was generated to the person's reference.
+        floor: mean similarity of other people's real work to the reference.
+        ceiling: similarity of the person's own held-out work to the reference.
+        reason: why ``score`` is None, else empty.
     """
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise MissingExtraError("simulate", "ROUGE") from error
-    scores = RougeScorer(["rougeL"], use_stemmer=False).score(reference, prediction)
-    return float(scores["rougeL"].fmeasure)
 
+    score: float | None
+    similarity: float
+    floor: float
+    ceiling: float
+    reason: str = ""
 
-def perplexity(nll: float) -> float:
-    """exp of a mean negative log-likelihood in nats per token; infinite when that overflows.
+    @classmethod
+    def between(
+        cls, similarity: float, floor: float, ceiling: float, *, least: float, advice: str
+    ) -> CalibratedScore:
+        """Place a similarity.
 
-    Raises:
-        BadInputError: ``nll`` is not a number.
-    """
-    if math.isnan(nll):
-        raise BadInputError(f"nll must be a number, got {nll}")
-    try:
-        return math.exp(nll)
-    except OverflowError:
-        return math.inf
+        Args:
+            similarity: of what was generated.
+            floor: of other people's work.
+            ceiling: of the person's own.
+            least: that ``ceiling`` must be above ``floor`` for a score to mean anything.
+            advice: what to do where it is not.
+        """
+        if ceiling - floor < least:
+            reason = (
+                f"own held-out work ({ceiling:.2f}) is hardly closer to the reference than "
+                f"others' ({floor:.2f}); {advice}"
+            )
+            return cls(None, similarity, floor, ceiling, reason)
+        return cls((similarity - floor) / (ceiling - floor), similarity, floor, ceiling)
 
 
 def paired_bootstrap(
