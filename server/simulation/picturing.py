@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,10 +21,11 @@ from ...client.image_model import Drawing, ImageModel
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import Consent
 from ...shared.errors import BadInputError
-from ...shared.metrics.images import calibrated_personalization, paired_distance, ssim
-from ...shared.metrics.tower import Tower
+from ...shared.metrics.images import ssim
+from ...shared.metrics.local import clip_t, lpips, personalization
+from ...shared.metrics.towers import DrawingTowers, drawing_towers
 from ...shared.packages import Package
-from ...shared.pictures import Picture
+from ...shared.pictures import Picture, Pixels
 from .config import BASE, PRIVATE, SHARED, SimulationConfig
 from .gallery import TASK_DATA, Artist, Gallery, load_gallery
 from .person import SimulatedPerson
@@ -33,6 +33,7 @@ from .study import Made, Metric, Study
 
 __all__ = ["Drawer", "PictureStudy", "picture_study"]
 
+_REFERENCE = 64  # of a person's pictures: enough to know their style
 _SHOWN = 6  # rows of a person's grid in the report
 
 
@@ -52,9 +53,11 @@ class Drawer(SimulatedPerson):
         items: the pictures that nobody trained on.
         how: pictures are drawn.
         draws: of time and noise, by which a held-out picture is judged.
+        reference_pixels: ``(N, H, W, 3)``, of the device's own pictures, that others are held to.
     """
 
     items: tuple[_Item, ...]
+    reference_pixels: Pixels
     how: Drawing
     draws: int
 
@@ -112,19 +115,25 @@ class PictureStudy(Study):
     )
     metrics: ClassVar = (
         Metric(
-            "paired",
-            "Paired distance",
-            "How far a picture drawn for a caption is from the person's own of the same caption, in "
-            "the features of the tower; 0 is the same. Lower is better.",
+            "lpips",
+            "lpips@ drawings-looks",
+            "How far a picture drawn for a caption is from the person's own of the same caption, "
+            "in the features of a small tower of ours; 0 is the same. Lower is better.",
             3,
         ),
         Metric(
             "personal",
-            "Personal P",
+            "Personal P@ drawings-styles",
             "P = (s - floor) / (ceiling - floor). s is the similarity in style of the drawn "
             "pictures to the person's; floor is that of other people's real pictures, ceiling that "
             "of the person's own unseen ones. 0 looks like anybody's, 1 like the person's. A dash: "
             "the measure cannot tell these people apart.",
+        ),
+        Metric(
+            "clip_t",
+            "clip_t@ drawings-concepts",
+            "Cosine of a drawn picture and its caption, in a small tower of ours: does it show "
+            "what was asked for? Higher is better.",
         ),
         Metric(
             "ssim",
@@ -159,15 +168,15 @@ class PictureStudy(Study):
         """Number of people."""
         return len(self.gallery.artists)
 
-    @cached_property
-    def tower(self) -> Tower:
+    @property
+    def towers(self) -> DrawingTowers:
         """Whose features pictures are compared in."""
-        return Tower.shipped()
+        return drawing_towers()
 
     def people(self, package: Package, config: SimulationConfig, folder: Path) -> list[Drawer]:
         """A device for everybody."""
         model = ImageModel(package)
-        return [self._drawer(artist, model, folder / artist.name) for artist in self.gallery.artists]
+        return [self._drawer(a, model, folder / a.name) for a in self.gallery.artists]
 
     def _drawer(self, artist: Artist, model: ImageModel, folder: Path) -> Drawer:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,6 +195,9 @@ class PictureStudy(Study):
             device=device,
             folder=folder,
             items=items,
+            reference_pixels=_pixels(
+                [Picture(p.pixels).resized(model.size) for p in artist.train[:_REFERENCE]]
+            ),
             how=self.how,
             draws=self.draws,
         )
@@ -194,19 +206,24 @@ class PictureStudy(Study):
         self, person: SimulatedPerson, made: Sequence[Made], everybody: Sequence[SimulatedPerson]
     ) -> dict[str, float | None]:
         """Distance to the person's own pictures, and whose they look like."""
+        assert isinstance(person, Drawer)
         drawn = _pixels([one.output for one in made])
-        own = _pixels([item.picture for item in person.held_out])
+        own = _pixels([item.picture for item in person.items])
         others = {
             other.name: _pixels([item.picture for item in other.held_out])
             for other in everybody
             if other.name != person.name and other.held_out
         }
-        truths = own[: len(drawn)]
-        found = calibrated_personalization(self.tower, drawn, own, others)
+        truths, captions = own[: len(drawn)], [i.caption for i in person.items[: len(drawn)]]
+        score = None
+        if others:
+            styles = self.towers.styles
+            score = personalization(styles, drawn, person.reference_pixels, own, others).score
         return {
-            "paired": float(paired_distance(self.tower, drawn, truths).mean()),
-            "personal": found.score,
-            "ssim": float(np.mean([ssim(a, b) for a, b in zip(drawn, truths, strict=True)])),
+            "lpips": lpips(self.towers.looks, drawn, truths).value,
+            "personal": score,
+            "clip_t": clip_t(self.towers.concepts, drawn, captions).value,
+            "ssim": float(ssim(drawn, truths).mean()),
         }
 
     def cost(self, config: SimulationConfig) -> tuple[float, float, float]:
@@ -223,8 +240,9 @@ class PictureStudy(Study):
         return {"grid": {"head": ["caption", *made, "the person's own"], "rows": rows}}
 
 
-def _pixels(pictures: Sequence[Picture]) -> Any:
-    return np.stack([picture.pixels for picture in pictures])
+def _pixels(pictures: Sequence[Picture]) -> Pixels:
+    stacked: Pixels = np.stack([picture.pixels for picture in pictures])
+    return stacked
 
 
 def _shown(picture: Picture, said: str) -> dict[str, str]:

@@ -54,6 +54,19 @@ STUDIES = {
         base="smollm2-135m-instruct",
         quick={"rounds": 2, "batch": 4, "private": {"steps": 2, "batch": 4}, "made": 2},
     ),
+    "image.general": Setting(
+        study=(".picturing", "picture_study"),
+        base="drawings-32",
+        rounds=4,
+        local_steps=2,
+        batch=64,
+        clip=1.0,
+        learning_rate=0.5,
+        rank=4,
+        private={"rank": 4, "steps": 150, "batch": 16, "learning_rate": 3e-3},
+        made=12,
+        quick={"rounds": 1, "batch": 16, "private": {"steps": 20, "batch": 8}, "made": 4},
+    ),
 }
 
 
