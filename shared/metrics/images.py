@@ -38,9 +38,10 @@ def psnr(a: Pixels, b: Pixels) -> _Images:
 def ssim(a: Pixels, b: Pixels) -> _Images:
     """Structural similarity, -1 to 1, and 1 for equal images; the mean over colour channels.
 
-    Windows that would reach over the edge are left out. Source: Wang et al., "Image quality
-    assessment: from error visibility to structural similarity", 2004, Equation 13, with the
-    paper's Gaussian window (11, sigma 1.5) and constants.
+    Windows that would reach over the edge are left out, as in the authors' code; torchmetrics
+    counts them too, with mirrored edges, and gives other numbers for small images. Source: Wang et
+    al., "Image quality assessment: from error visibility to structural similarity", 2004, Equation
+    13, with the paper's Gaussian window (11, sigma 1.5) and constants.
 
     Raises:
         BadInputError: the images are no ``uint8`` of equal shape, or smaller than the window.

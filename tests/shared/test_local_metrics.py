@@ -93,6 +93,16 @@ def test_fid_needs_no_full_rank() -> None:
     assert local.fid(*halves(points, points + np.array([0, 1, 0, 0]))).value == pytest.approx(1)
 
 
+def test_fid_agrees_with_a_general_matrix_root() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    mixing = np.random.default_rng(7).normal(size=(4, 4))  # so that the spreads do not commute
+    a, b = gaussian(60) * [1, 2, 3, 4], gaussian(60, seed=1) @ mixing
+    spreads = [np.cov(x, rowvar=False) for x in (a, b)]
+    root = np.trace(linalg.sqrtm(spreads[0] @ spreads[1]).real)
+    wanted = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(sum(spreads)) - 2 * root
+    assert local.fid(*halves(a, b)).value == pytest.approx(wanted)
+
+
 def test_kid_is_unbiased() -> None:
     values = [
         local.kid(*halves(gaussian(40, seed=2 * i), gaussian(40, seed=2 * i + 1))).value
@@ -116,7 +126,8 @@ def test_styles_are_told_by_the_nearest_centre() -> None:
     judge = local.StyleClassifier.fit(tower, {"ada": images(0), "bo": images(1)})
     assert judge.people_of(images(2, 3)) == ["ada", "bo"]
     found = judge.accuracy({"ada": images(2, 3), "bo": images(3)})
-    assert (found.name, found.value) == ("style_accuracy@table", pytest.approx(0.75))
+    assert found.name == "style_accuracy@table"
+    assert found.value == pytest.approx(0.75)
 
 
 def test_personalization_is_between_others_and_oneself() -> None:
