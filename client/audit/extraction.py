@@ -163,21 +163,18 @@ class ExtractionAudit:
         """Rank every secret among codes of its own, and decode it."""
         rng = np.random.default_rng([self.seed, 3])
         rows = [[s.code, *(code(rng) for _ in range(self.references))] for s in self.secrets]
+        twin, model = self.twin.model, self.model
         with self.twin.adapted(adapter):
-            prefixes = [secret.prefix for secret in self.secrets]
-            losses = secret_losses(self.twin.model, self.model, prefixes, rows)
-            found = [
-                decoded(self.twin.model, self.model, s, width=self.width) for s in self.secrets
-            ]
+            losses = secret_losses(twin, model, [secret.prefix for secret in self.secrets], rows)
+            found = [decoded(twin, model, secret, width=self.width) for secret in self.secrets]
+        same = [t.strip() == s.code.strip() for t, s in zip(found, self.secrets, strict=True)]
         own, others = losses[:, 0], losses[:, 1:]
         return Gleaned(
             bits=exposures(own, others),
             fitted=fitted_exposures(own, others, space=10**DIGITS),
             standing=standings(own, others),
             recovered=tuple(found),
-            verbatim=np.array(
-                [t.strip() == s.code.strip() for t, s in zip(found, self.secrets, strict=True)]
-            ),
+            verbatim=np.array(same),
         )
 
     def section(self) -> Section:
@@ -207,9 +204,7 @@ class ExtractionAudit:
     def _shared(self, plan: RecordPlan) -> Adapter:
         form = SharedForm(self.form, self.twin.base_id, self.directions.limited(self.rank))
         cohort = self.twin.cohort(shared_chains(form))
-        training = private_training(
-            cohort, plan, lambda rows: token_batch(rows, self.model.start), length=len
-        )
+        training = private_training(cohort, plan, self._batch)
         theta = np.zeros(plan.width(form.dim), np.float32)
         for number in range(1, plan.rounds + 1):
             theta = (
