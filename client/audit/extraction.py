@@ -29,6 +29,7 @@ from ...shared.forms import Directions, FormName, SharedForm
 from ..federated import MAX_RECORD_TOKENS
 from ..runtime import TextModel
 from ..training.adapted import AdaptedTwin, shared_chains
+from ..training.cohort import Batch
 from ..training.objectives.language import token_batch, token_losses
 from ..training.private import PrivateTraining, train_private
 from ..training.shared import private_training
@@ -207,10 +208,12 @@ class ExtractionAudit:
         training = private_training(cohort, plan, self._batch)
         theta = np.zeros(plan.width(form.dim), np.float32)
         for number in range(1, plan.rounds + 1):
-            theta = (
-                theta + training.round(theta, [self._rows], [self.noise(number)], number=number)[0]
-            )
+            noise = [self.noise(number)]
+            theta = theta + training.round(theta, [self._rows], noise, number=number)[0]
         return form.to_adapter(theta[: form.dim])
+
+    def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
+        return token_batch(rows, self.model.start)
 
     def claim(self, found: Gleaned) -> Finding:
         """The plan's ε against the secrets that were there by a coin."""

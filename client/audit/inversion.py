@@ -2,7 +2,7 @@
 
 Two attackers with public texts of the same kind: one names the nearest public text, one has
 trained a decoder from vectors to words. Both are held against naming the commonest words.
-Source: Song and Raghunathan, "Information Leakage in Embedding Models", arXiv:2004.00053, §3.
+Source: Song and Raghunathan, "Information Leakage in Embedding Models", arXiv:2004.00053.
 """
 
 from __future__ import annotations

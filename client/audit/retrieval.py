@@ -1,7 +1,7 @@
 """Retrieval: what can be talked out of a device that puts a person's records into its prompts.
 
 An attacker who may ask the device anything names the beginning of a record and has the context
-repeated (Zeng et al., arXiv:2402.16893, §3). What stands in a prompt by consent is shown; what was
+repeated (Zeng et al., arXiv:2402.16893). What stands in a prompt by consent is shown; what was
 never consented to, was forgotten, has expired or is another person's must not be found in any
 prompt, trace, list of hits, index, embedding or generated text.
 """
@@ -356,7 +356,7 @@ class RetrievalAudit:
         if self.shelf.folder is None:
             yield "The vault is in memory: there are no files to search."
         if not self.shelf.gone:
-            yield "What was forgotten before this audit is not looked for: nobody knows it any more."
+            yield "What was forgotten before this audit is not looked for: it is known no more."
 
 
 def _finding(claim: str, found: str, wrong: Sequence[str]) -> Finding:

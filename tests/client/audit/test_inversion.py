@@ -12,6 +12,7 @@ from locavore.client.audit.people import notes
 from locavore.client.embedding import ModelEmbedder
 from locavore.client.retrieval import words
 from locavore.client.runtime import TextModel
+from locavore.privacy.noise import Doubles
 from locavore.shared.adapters import Array
 from locavore.shared.errors import BadInputError
 
@@ -30,9 +31,9 @@ class Hashed:
         unit: Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
-    def _of(self, word: str) -> Array:
+    def _of(self, word: str) -> Doubles:
         seed = int.from_bytes(word.encode()[:8].ljust(8), "little")
-        drawn: Array = np.random.default_rng(seed).normal(size=96)
+        drawn: Doubles = np.random.default_rng(seed).normal(size=96)
         return drawn
 
 
