@@ -34,10 +34,9 @@ def section(done: subprocess.CompletedProcess[str], out: Path) -> Section:
 def test_secrets_are_planted_among_records_of_a_file(installed: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra 'train'")
     records, out = tmp_path / "records.jsonl", tmp_path / "out.json"
-    records.write_text(
-        "".join(json.dumps({"text": f"Note {n} of the day."}) + "\n" for n in range(40))
-    )
-    few = ("--canaries", "4", "--private-steps", "2", "--rounds", "1")
+    lines = [json.dumps({"text": f"Note {number} of the day."}) for number in range(40)]
+    records.write_text("\n".join(lines))
+    few = ("--canaries", "4", "--references", "15", "--private-steps", "2", "--rounds", "1")
     done = audit(
         "extraction", "--base", installed, "--records", str(records), *few, "--out", str(out)
     )

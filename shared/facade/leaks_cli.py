@@ -53,6 +53,7 @@ def audit_extraction(
     base: Base,
     records: Texts = None,
     canaries: Annotated[int, typer.Option(help="Secrets for each number of times.")] = 8,
+    references: Annotated[int, typer.Option(help="Codes that a secret is ranked among.")] = 127,
     clip: Clip = 6.0,
     noise: Noise = 1.0,
     batch: Batch = 16,
@@ -90,6 +91,7 @@ def audit_extraction(
         rank=rank,
         private=PrivateTraining(steps=private_steps, learning_rate=private_rate),
         canaries=canaries,
+        references=references,
         seed=seed,
     )
     _say(audit.section(), out)

@@ -120,9 +120,12 @@ def test_an_index_that_keeps_what_is_gone_is_refuted(
     assert claim.startswith("the index holds")
 
 
-def test_a_plain_copy_beside_the_vault_is_refuted(model: TextModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sort", [Sort.VECTORS, Sort.INDEX, Sort.RECORD])
+def test_a_plain_copy_beside_the_vault_is_refuted(
+    sort: Sort, model: TextModel, tmp_path: Path
+) -> None:
     made = shelf(model, tmp_path)
-    (raw,) = made.device.store.entries.all(Sort.VECTORS)
+    raw = next(iter(made.device.store.entries.all(sort)))
     (tmp_path / "mine" / "cache.bin").write_bytes(raw)
     (claim,) = refuted(audit(made, attacks=2))
     assert claim.startswith("the vault's files hold no text")
