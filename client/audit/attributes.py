@@ -245,11 +245,11 @@ def guessed(rows: Doubles, has: Bools) -> Guesses:
     """Train on the first half of people, guess the others' attribute.
 
     A linear classifier: ridge regression on standardised features, which does well where there are
-    more features than people.
+    more features than people. Attributes count as a fair coin's, however the first half fell.
 
     Args:
         rows: ``(n, d)`` features.
-        has: ``(n,)`` attributes.
+        has: ``(n,)`` attributes; both occur in the first half.
     """
     half = len(rows) // 2
     scale = np.maximum(rows[:half].std(0), 1e-12)
@@ -258,7 +258,9 @@ def guessed(rows: Doubles, has: Bools) -> Guesses:
     gram = x[:half] @ x[:half].T
     ridge = _RIDGE * np.trace(gram) / half + 1e-12
     weights = np.linalg.solve(gram + ridge * np.eye(half), has[:half] - middle)
-    says = x[half:] @ (x[:half].T @ weights) + middle > 0.5
+    scores = x @ (x[:half].T @ weights)
+    known, own = scores[:half], has[:half]
+    says = scores[half:] > (known[own].mean() + known[~own].mean()) / 2
     common = has[half:] == (middle > 0.5)
     right = int((says == has[half:]).sum())
     return Guesses(right=right, tried=len(rows) - half, base_rate=float(common.mean()))

@@ -56,9 +56,10 @@ def test_an_update_that_is_less_noised_than_claimed_is_refuted(
     twin: AdaptedTwin, model: TextModel, directions: Directions
 ) -> None:
     users = user_plan(
-        trust="local", cohort=1, rounds=1, noise_multiplier=12.0, relation="replace-one"
+        trust="local", cohort=1, rounds=1, noise_multiplier=20.0, relation="replace-one"
     )
-    asked = audit(twin, model, directions, users=users, noise=QuietNoise)
+    wide = {"form": "ffa", "rank": 4, "people": 60}
+    asked = audit(twin, model, directions, users=users, noise=QuietNoise, **wide)
     assert most_accurate(users) < 0.65
     rows = np.stack([sketch(adapter) for adapter in asked.updates(users)])
     assert not asked.claim(guessed(rows, asked.attributes)).holds
