@@ -24,6 +24,7 @@ from .audit_cli import audit_app
 from .device_cli import opened
 from .fetching import fetch_base
 from .home import bases_folder, find_base, installed_bases, signing_key
+from .leaks_cli import leaks_app
 from .member_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
@@ -46,6 +47,7 @@ app = typer.Typer(
     help="Federated on-device personalization of generative models.",
 )
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
+audit_app.add_typer(leaks_app)
 app.add_typer(audit_app, name="audit")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")

@@ -1,0 +1,1 @@
+../../shared/facade/leaks_cli.py
