@@ -23,7 +23,7 @@ from .objectives.language import token_batch
 from .optimizers import Optimizer
 from .passes import AT_ONCE
 
-__all__ = ["PrivateTraining", "SliceTrainer", "train_private"]
+__all__ = ["PrivateTraining", "SliceTrainer", "private_chains", "train_private"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +93,7 @@ def train_private(
     """
     if not records:
         raise TooLittleDataError("private training needs at least one record")
-    limited = directions.limited(how.rank).factors
-    downs = {site: _unit(a) for site, (a, _) in limited.items()}
-    chains = {
-        site: Chain((torch.from_numpy(downs[site]), Slot(site, b.shape)))
-        for site, (_, b) in limited.items()
-    }
+    chains, downs = private_chains(directions, how.rank)
     with twin.adapted(*([shared] if shared else [])):
         cohort = twin.cohort(chains)
         theta = train_locally(
@@ -183,6 +178,21 @@ class SliceTrainer:
             begin=start,
             start=self.start,
         )
+
+
+def private_chains(directions: Directions, rank: int) -> tuple[dict[str, Chain], dict[str, Array]]:
+    """What a private adapter trains, ``B`` by site, and the public ``A`` ``(in, rank)`` before it.
+
+    Raises:
+        BadInputError: the rank is above what the directions hold.
+    """
+    limited = directions.limited(rank).factors
+    downs = {site: _unit(a) for site, (a, _) in limited.items()}
+    chains = {
+        site: Chain((torch.from_numpy(downs[site]), Slot(site, b.shape)))
+        for site, (_, b) in limited.items()
+    }
+    return chains, downs
 
 
 def _theta(
