@@ -207,7 +207,7 @@ class MembershipAudit:
             generator=generator,
         )
         records = [record for unit in self.units for record in unit]
-        vocabulary = 1 + max(max(map(max, group)) for group in (records, *written))
+        vocabulary = self.cohort.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         others = written[self.targets :]
         there = self.trained.there[self.targets :]
         return [

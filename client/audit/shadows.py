@@ -97,7 +97,8 @@ def train_on_coins(
     if not public:
         raise BadInputError("an attack is calibrated on public records; give at least one")
     there = draw_membership(len(units), targets=targets, shadows=shadows, rng=rng)
-    theta = train([[r for u in np.flatnonzero(row) for r in units[u]] for row in there])
+    members = [[unit for unit, yes in zip(units, row, strict=True) if yes] for row in there]
+    theta = train([[record for unit in own for record in unit] for own in members])
     records = [record for unit in units for record in unit]
     return Trained(
         theta=theta,

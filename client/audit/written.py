@@ -84,4 +84,5 @@ def affinities(
     models = [NgramModel(texts, vocabulary) for texts in written]
     fits = np.array([[m.log_likelihood(text) for text in candidates] for m in models])
     without: Doubles = (fits[1:] * ~there).sum(0) / (~there).sum(0)
-    return fits[0] - without
+    above: Doubles = fits[0] - without
+    return above

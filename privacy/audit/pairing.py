@@ -7,6 +7,8 @@ nothing, every pairing of releases and records is as likely (Fisher's permutatio
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...shared.errors import BadInputError
@@ -49,7 +51,12 @@ def pairing_finding(
         found: ``(m, m)`` shares from 0 to 1; see :func:`pairing_p_value`.
         what: was released, such as ``a noised update``.
         level: at which the claim is refuted.
+
+    Raises:
+        BadInputError: so few releases that no pairing of them could reach the level.
     """
+    if math.factorial(len(found)) * level < 2:
+        raise BadInputError(f"{len(found)} releases cannot refute a claim at the level {level:g}")
     p = pairing_p_value(found, rng)
     others = found[~np.eye(len(found), dtype=bool)].mean()
     return Finding(

@@ -73,7 +73,8 @@ def test_losses_that_do_not_fit_are_refused() -> None:
 
 def test_the_area_is_a_members_chance_to_score_higher() -> None:
     rng = np.random.default_rng(2)
-    inside, outside = rng.integers(0, 9, 40) + 1.0, rng.integers(0, 9, 30) * 1.0
+    inside = rng.integers(0, 9, 40).astype(np.float64) + 1
+    outside = rng.integers(0, 9, 30).astype(np.float64)
     pairs = inside[:, None] - outside[None]
     expected = ((pairs > 0) + (pairs == 0) / 2).mean()
     assert area(Scores(inside, outside)) == pytest.approx(expected)
@@ -84,7 +85,8 @@ def test_the_area_is_a_members_chance_to_score_higher() -> None:
 
 
 def test_a_rate_is_stated_only_from_enough_others() -> None:
-    scores = Scores(np.arange(100) + 0.5, np.arange(100) * 1.0)
+    ramp = np.arange(100, dtype=np.float64)
+    scores = Scores(ramp + 0.5, ramp)
     assert rate_at(scores, 0.001) is None
     found = rate_at(scores, 0.1)
     assert found is not None
@@ -126,5 +128,7 @@ def test_a_pairing_is_told_by_its_own_records() -> None:
     assert not found.holds
     assert "against 56 %" in found.found
     assert pairing_p_value(np.ones((4, 4)), rng) == 1
+    with pytest.raises(BadInputError, match="6 releases cannot"):
+        pairing_finding(common[:6, :6], audit="a", what="an update", rng=rng)
     with pytest.raises(BadInputError, match="at least 4"):
         pairing_p_value(np.ones((3, 3)), rng)
