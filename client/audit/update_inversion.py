@@ -122,6 +122,11 @@ class UpdateInversion:
             found[multiplier] = (float(np.diag(shares).mean()), _others(shares))
         return found
 
+    def texts(self, view: View) -> list[tuple[str, str]]:
+        """Every record's text, and what was read of it."""
+        read = self.read[view].texts
+        return [(self.decode(a), self.decode(b)) for a, b in zip(self.records, read, strict=True)]
+
     def section(self) -> Section:
         """All of it."""
         plan, form = self.releases.plan, self.releases.form
@@ -270,14 +275,7 @@ class UpdateInversion:
             Figure(
                 title=f"What was written, and what is read off {self._name(view)}",
                 kind="texts",
-                data={
-                    "pairs": [
-                        [self.decode(record), self.decode(text)]
-                        for record, text in zip(
-                            self.records[:_SHOWN], self.read[view].texts, strict=False
-                        )
-                    ]
-                },
+                data={"pairs": [list(pair) for pair in self.texts(view)[:_SHOWN]]},
             )
             for view in VIEWS
         ]
