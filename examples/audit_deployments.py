@@ -45,11 +45,11 @@ def main() -> None:
     base = find_base(arguments.base)
     arguments.out.mkdir(parents=True, exist_ok=True)
     private = RecordPlan(relation="add-or-remove-one", noise_multiplier=1.0, learning_rate=1.0)
-    for name, form, rank, plan in (
-        ("careless", "lora", 4, replace(private, noise_multiplier=0.0)),
-        ("careful", "core", 2, private),
+    silent = replace(private, noise_multiplier=0.0)
+    for name, plan, audit in (
+        ("careless", silent, attack_updates(base, NOTES, PUBLIC, silent, form="lora", rank=4)),
+        ("careful", private, attack_updates(base, NOTES, PUBLIC, private, form="core", rank=2)),
     ):
-        audit = attack_updates(base, NOTES, PUBLIC, plan, form=form, rank=rank)
         section = audit.section()
         (arguments.out / f"{name}.json").write_text(section.to_json(), "utf-8")
         print(f"\n{name}: ε = {plan.epsilon(100):.2f} for a record of a device with 100")
