@@ -38,7 +38,9 @@ def test_the_version_is_the_installed_one() -> None:
         ("base",),
         ("audit",),
         ("audit", "mechanism"),
+        ("audit", "membership"),
         ("audit", "training"),
+        ("audit", "update"),
         ("audit", "wire"),
         ("base", "build"),
         ("base", "fetch"),
@@ -211,6 +213,35 @@ def test_an_audit_says_one_verdict_and_writes_all(installed: str, tmp_path: Path
     findings = json.loads(out.read_text())
     assert done.stdout.splitlines()[-1] == f"no claim refuted in {len(findings)} audits"
     assert {finding["audit"] for finding in findings} >= {"sensitivity", "canaries", "sampling"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("membership", "--records", "24", "--tokens", "12", "--targets", "2", "--shadows", "4"),
+        ("update", "--tokens", "8", "--devices", "3"),
+    ],
+    ids=["membership", "update"],
+)
+def test_an_attack_writes_a_section(
+    installed: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    from locavore.privacy.audit.sections import Section
+
+    out = tmp_path / "section.json"
+    done = locavore_command("audit", *arguments, "--base", installed, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    section = Section.from_json(out.read_text())
+    assert section.name == arguments[0]
+    assert done.stdout.splitlines()[-1] == f"no claim refuted in {len(section.findings)} audits"
+
+
+def test_an_attack_names_what_it_does_not_know(installed: str) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    done = locavore_command("audit", "membership", "--base", installed, "--adapter", "both")
+    assert done.returncode != 0
+    assert "--adapter must be private or shared, got 'both'" in done.stderr
 
 
 def test_a_claim_that_cannot_be_audited_is_one_line() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from locavore.privacy.audit.sections import Section
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -26,6 +28,7 @@ def run(name: str, *arguments: str) -> str:
 
 def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "audit_deployments.py",
         "on_device.py",
         "private_federation.py",
         "vault_walk.py",
@@ -36,6 +39,17 @@ def test_on_device(installed: str, tmp_path: Path) -> None:
     printed = run("on_device.py", "--base", installed, "--out", str(tmp_path / "letter.txt"))
     assert (tmp_path / "letter.txt").read_text().startswith("Dear Ann, the tomatoes")
     assert "built from the letter of 2026-03-02" in printed
+
+
+def test_audit_deployments(installed: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    printed = run("audit_deployments.py", "--base", installed, "--out", str(tmp_path))
+    careless, careful = printed.split("careful:")
+    assert "REFUTED: update, clipped" in careless
+    assert careful.count("holds: update") == 2
+    for name in ("careless", "careful"):
+        section = Section.from_json((tmp_path / f"{name}.json").read_text())
+        assert section.figures
 
 
 def test_private_federation(installed: str, private_texts: list[str], tmp_path: Path) -> None:

@@ -24,13 +24,13 @@ from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
 from ...shared.adapters import Adapter
 from ...shared.errors import BadInputError
 from ...shared.forms import Directions, FormName, SharedForm
-from ..federated import MAX_RECORD_TOKENS
 from ..runtime import TextModel
-from ..training.adapted import AdaptedTwin, shared_chains
+from ..training.adapted import shared_chains
 from ..training.cohort import Batch
 from ..training.objectives.language import token_batch
 from ..training.private import PrivateTraining, train_private
 from ..training.shared import private_training
+from ..training.text import TextTwin
 from .people import TOPICS, notes
 
 __all__ = ["AttributeAudit", "Guesses", "guessed", "most_accurate", "sketch"]
@@ -110,7 +110,7 @@ class AttributeAudit:
         BadInputError: fewer than 8 people, no noise, or a plan for users with other trust.
     """
 
-    twin: AdaptedTwin
+    twin: TextTwin
     model: TextModel
     directions: Directions
     plan: RecordPlan
@@ -151,16 +151,13 @@ class AttributeAudit:
     def _records(self) -> list[list[list[int]]]:
         rng = np.random.default_rng([self.seed, 2])
         texts = [notes(self.each, rng, topic=TOPICS[int(has)]) for has in self.attributes]
-        return [[self.model.encode(t)[:MAX_RECORD_TOKENS] for t in own] for own in texts]
+        return [[self.model.encode(t)[: self.twin.max_tokens] for t in own] for own in texts]
 
     def adapters(self) -> Iterator[tuple[str, list[Adapter]]]:
         """Everybody's adapters, by what they are; each sort is trained when it is asked for."""
         yield (
             _PRIVATE,
-            [
-                train_private(self.twin, self.directions, own, self.private, start=self.model.start)
-                for own in self._records
-            ],
+            [train_private(self.twin, self.directions, own, self.private) for own in self._records],
         )
         yield _PLAIN, self.updates(replace(self.plan, noise_multiplier=0.0))
         yield _RECORDS, self.updates(self.plan)

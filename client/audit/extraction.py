@@ -26,13 +26,13 @@ from ...privacy.plan import RecordPlan
 from ...shared.adapters import Adapter
 from ...shared.errors import BadInputError
 from ...shared.forms import Directions, FormName, SharedForm
-from ..federated import MAX_RECORD_TOKENS
 from ..runtime import TextModel
-from ..training.adapted import AdaptedTwin, shared_chains
+from ..training.adapted import shared_chains
 from ..training.cohort import Batch
 from ..training.objectives.language import token_batch, token_losses
 from ..training.private import PrivateTraining, train_private
 from ..training.shared import private_training
+from ..training.text import TextTwin
 from .people import DIGITS, Secret, code, secrets
 
 __all__ = ["ExtractionAudit", "Gleaned", "decoded", "secret_losses"]
@@ -98,7 +98,7 @@ class ExtractionAudit:
         BadInputError: a plan without noise, fewer than two canaries, or no records.
     """
 
-    twin: AdaptedTwin
+    twin: TextTwin
     model: TextModel
     directions: Directions
     records: Sequence[str]
@@ -146,16 +146,14 @@ class ExtractionAudit:
             *self.records,
             *(t for t, n in zip(planted, counts, strict=True) for _ in range(n)),
         ]
-        rows = [self.model.encode(text)[:MAX_RECORD_TOKENS] for text in texts]
+        rows = [self.model.encode(text)[: self.twin.max_tokens] for text in texts]
         return [row for row in rows if len(row) > 1]
 
     def adapters(self) -> Iterator[tuple[str, Adapter]]:
         """The adapters that are attacked, by name; each is trained when it is asked for."""
         yield (
             _PRIVATE,
-            train_private(
-                self.twin, self.directions, self._rows, self.private, start=self.model.start
-            ),
+            train_private(self.twin, self.directions, self._rows, self.private),
         )
         yield _PLAIN, self._shared(replace(self.plan, noise_multiplier=0.0))
         yield _NOISED, self._shared(self.plan)

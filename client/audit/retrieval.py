@@ -23,7 +23,7 @@ from ...shared.errors import BadInputError
 from ..prompt import Prompt
 from ..retrieval import Embedder, words
 from ..retrieval.segment import Segment, Vectors, passages_of
-from ..runtime import Generation
+from ..runtime import Generation, Told
 from ..user_model import UserModel
 from ..vault.entries import Sort
 from .inversion import inversion_figures, invert
@@ -39,6 +39,7 @@ _COMMANDS = (
 )
 _HINT = 4  # words of a record that the attacker knows
 _MANY = 100  # hits, where many are asked for
+_ROOM = 100_000  # characters: all sentences about a person
 _SHOWN = 8  # texts in the report
 _SHORT = 40  # characters of what is wrong
 _TELLING = 16  # bytes of what is searched for in files: less is there by chance
@@ -184,14 +185,16 @@ class RetrievalAudit:
 
     def _attempt(self, instruction: Instruction) -> Attempt:
         device = self.shelf.device
+        told = device.request(instruction, self.how)
+        assert isinstance(told, Told)
         content = device.generate(instruction, self.how, adapters=())
         return Attempt(
             asked=instruction.text,
-            prompt=device.prompt(instruction),
-            about=device.guide(instruction.text).about,
+            prompt=told.prompt,
+            about=device.guide(instruction.text, budget=_ROOM, cost=len).about,
             hits=tuple(hit.record.id for hit in device.recall(instruction.text, _MANY)),
             traced=content.trace.record_ids,
-            answer=content.text,
+            answer=content.output,
         )
 
     # The claims

@@ -22,7 +22,7 @@ from .local import LocalTraining, train_locally
 from .optimizers import Optimizer
 from .passes import AT_ONCE
 
-__all__ = ["PrivateTraining", "SliceTrainer", "train_private"]
+__all__ = ["PrivateTraining", "SliceTrainer", "private_chains", "train_private"]
 
 Example = TypeVar("Example")
 
@@ -93,12 +93,7 @@ def train_private(
     """
     if not examples:
         raise TooLittleDataError("private training needs at least one record")
-    limited = directions.limited(how.rank).factors
-    downs = {site: _unit(a) for site, (a, _) in limited.items()}
-    chains = {
-        site: Chain((torch.from_numpy(downs[site]), Slot(site, b.shape)))
-        for site, (_, b) in limited.items()
-    }
+    chains, downs = private_chains(directions, how.rank)
     with twin.adapted(*([shared] if shared else [])):
         cohort = twin.cohort(chains)
         theta = train_locally(
@@ -171,6 +166,21 @@ class SliceTrainer:
             shared=shared,
             begin=start,
         )
+
+
+def private_chains(directions: Directions, rank: int) -> tuple[dict[str, Chain], dict[str, Array]]:
+    """What a private adapter trains, ``B`` by site, and the public ``A`` ``(in, rank)`` before it.
+
+    Raises:
+        BadInputError: the rank is above what the directions hold.
+    """
+    limited = directions.limited(rank).factors
+    downs = {site: _unit(a) for site, (a, _) in limited.items()}
+    chains = {
+        site: Chain((torch.from_numpy(downs[site]), Slot(site, b.shape)))
+        for site, (_, b) in limited.items()
+    }
+    return chains, downs
 
 
 def _theta(

@@ -16,7 +16,7 @@ from ...shared.errors import BadInputError
 from .evidence import LowerBound, Scores, require_levels
 from .gaussian import epsilon_of_mu
 
-__all__ = ["Family", "chosen_threshold", "rates_bound", "threshold_bound"]
+__all__ = ["Family", "chosen_threshold", "rates_bound", "rates_interval", "threshold_bound"]
 
 Family = Literal["any", "gaussian"]
 """What is assumed of the mechanism: nothing, or that its trade-off is a Gaussian's."""
@@ -50,7 +50,7 @@ def rates_bound(
         raise BadInputError(
             f"counts must be at most the canaries, got {hits} of {included}, {alarms} of {excluded}"
         )
-    least, most = _interval(hits, included, alarms, excluded, confidence)
+    least, most = rates_interval(hits, included, alarms, excluded, confidence)
     return LowerBound(
         epsilon=float(_epsilons(least, most, delta, family)),
         delta=delta,
@@ -91,15 +91,20 @@ def chosen_threshold(
     there, away = np.sort(scores.included), np.sort(scores.excluded)
     hits = len(there) - np.searchsorted(there, cuts)
     alarms = len(away) - np.searchsorted(away, cuts)
-    least, most = _interval(hits, len(there), alarms, len(away), confidence)
+    least, most = rates_interval(hits, len(there), alarms, len(away), confidence)
     best: float = cuts[int(np.argmax(_epsilons(least, most, delta, family)))]
     return best
 
 
-def _interval(
+def rates_interval(
     hits: npt.ArrayLike, included: int, alarms: npt.ArrayLike, excluded: int, confidence: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The least true and the greatest false positive rate, together at that confidence."""
+    """The least true and the greatest false positive rate, together at that confidence.
+
+    Args:
+        hits, included, alarms, excluded: see :func:`rates_bound`; counts may be vectors.
+        confidence: of both together (Clopper, Pearson, Biometrika 26, 1934).
+    """
     from scipy.special import betaincinv
 
     wrong = (1 - confidence) / 2

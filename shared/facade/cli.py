@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .audit_attacks_cli import audit_membership, audit_update
 from .audit_cli import audit_app
 from .device_cli import opened
 from .fetching import fetch_base
@@ -48,6 +49,8 @@ app = typer.Typer(
 )
 base_app = typer.Typer(no_args_is_help=True, help="Base-model packages.")
 audit_app.add_typer(leaks_app)
+audit_app.command("membership")(audit_membership)
+audit_app.command("update")(audit_update)
 app.add_typer(audit_app, name="audit")
 app.add_typer(base_app, name="base")
 app.add_typer(device_app, name="device")

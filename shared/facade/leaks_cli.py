@@ -18,7 +18,7 @@ from .shared.errors import BadInputError, MissingExtraError, PrivacyError
 if TYPE_CHECKING:
     from .client.retrieval import Embedder
     from .client.runtime import TextModel
-    from .client.training.adapted import AdaptedTwin
+    from .client.training.text import TextTwin
     from .privacy.audit.sections import Section
     from .shared.forms import Directions, FormName
 
@@ -199,15 +199,14 @@ def audit_attributes(
     _say(audit.section(), out)
 
 
-def _base(name: str) -> tuple[AdaptedTwin, TextModel, Directions]:
+def _base(name: str) -> tuple[TextTwin, TextModel, Directions]:
     """A base's twin, runtime and public directions."""
     from .client.runtime import TextModel
-    from .client.training.adapted import AdaptedTwin
+    from .client.training.text import TextTwin
     from .shared.forms import Directions
-    from .shared.twin import open_twin
 
     package = find_base(name)
-    twin = AdaptedTwin(open_twin(package), package.base_id)
+    twin = TextTwin.of(package)
     known = Directions.load(package.path("directions.safetensors"))
     return twin, TextModel(package), known
 

@@ -13,8 +13,8 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 from locavore.client.audit.attributes import AttributeAudit, guessed, most_accurate, sketch
 from locavore.client.audit.canaries import QuietNoise
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.private import PrivateTraining
+from locavore.client.training.text import TextTwin
 from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.adapters import Adapter, compose
 from locavore.shared.errors import BadInputError
@@ -24,7 +24,7 @@ from ...plans import record_plan, user_plan
 
 
 def audit(
-    twin: AdaptedTwin, model: TextModel, directions: Directions, **changes: Any
+    twin: TextTwin, model: TextModel, directions: Directions, **changes: Any
 ) -> AttributeAudit:
     settings: dict[str, Any] = {
         "twin": twin,
@@ -41,7 +41,7 @@ def audit(
 
 
 def test_a_topic_shows_without_noise_and_not_with_noise_for_users(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     section = audit(twin, model, directions).section()
     rows = {row[0]: row[1:] for row in section.figures[1].data["rows"]}
@@ -53,7 +53,7 @@ def test_a_topic_shows_without_noise_and_not_with_noise_for_users(
 
 
 def test_an_update_that_is_less_noised_than_claimed_is_refuted(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     users = user_plan(
         trust="local", cohort=1, rounds=1, noise_multiplier=20.0, relation="replace-one"
@@ -106,7 +106,7 @@ def test_how_accurate_a_guess_can_be_follows_from_epsilon() -> None:
     ],
 )
 def test_what_cannot_be_audited_is_refused(
-    twin: AdaptedTwin,
+    twin: TextTwin,
     model: TextModel,
     directions: Directions,
     changes: dict[str, Any],

@@ -13,8 +13,8 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 from locavore.client.audit.extraction import ExtractionAudit, Gleaned, decoded, secret_losses
 from locavore.client.audit.people import Secret, notes, secrets
 from locavore.client.runtime import TextModel
-from locavore.client.training.adapted import AdaptedTwin
 from locavore.client.training.private import PrivateTraining
+from locavore.client.training.text import TextTwin
 from locavore.privacy.audit.sections import Section
 from locavore.privacy.noise import insecure_seeded_noise
 from locavore.shared.errors import BadInputError
@@ -26,7 +26,7 @@ OVERFITTED = PrivateTraining(rank=4, steps=160, batch=32, learning_rate=2e-2)
 
 
 def audit(
-    twin: AdaptedTwin, model: TextModel, directions: Directions, **changes: Any
+    twin: TextTwin, model: TextModel, directions: Directions, **changes: Any
 ) -> ExtractionAudit:
     settings: dict[str, Any] = {
         "twin": twin,
@@ -49,7 +49,7 @@ def audit(
 
 
 def test_an_overfitted_adapter_gives_secrets_away_and_a_noised_one_does_not(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     section = audit(twin, model, directions).section()
     (table,) = [figure for figure in section.figures if figure.kind == "table"]
@@ -69,7 +69,7 @@ def test_an_overfitted_adapter_gives_secrets_away_and_a_noised_one_does_not(
 
 
 def test_an_attack_without_power_says_so(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     asked = audit(
         twin,
@@ -84,7 +84,7 @@ def test_an_attack_without_power_says_so(
 
 
 def test_secrets_that_are_told_apart_refute_a_plan(
-    twin: AdaptedTwin, model: TextModel, directions: Directions
+    twin: TextTwin, model: TextModel, directions: Directions
 ) -> None:
     plan = record_plan(noise_multiplier=2.0, expected_batch=200, rounds=1)
     asked = audit(twin, model, directions, plan=plan, canaries=40, often=())
@@ -100,7 +100,7 @@ def test_secrets_that_are_told_apart_refute_a_plan(
     assert asked.claim(replace(told, standing=mixed)).holds
 
 
-def test_a_secrets_loss_is_the_runtimes(twin: AdaptedTwin, model: TextModel) -> None:
+def test_a_secrets_loss_is_the_runtimes(twin: TextTwin, model: TextModel) -> None:
     known = "The code of Bado is"
     codes = [" 4 9 1 3", " 0 0 0 7"]
     (found,) = secret_losses(twin.model, model, [known], [codes])
@@ -109,7 +109,7 @@ def test_a_secrets_loss_is_the_runtimes(twin: AdaptedTwin, model: TextModel) -> 
 
 
 def test_decoding_is_greedy_at_width_one_and_likelier_at_more(
-    twin: AdaptedTwin, model: TextModel
+    twin: TextTwin, model: TextModel
 ) -> None:
     secret = Secret("A small boat is never", " late when")
     narrow = decoded(twin.model, model, secret, width=1)
@@ -134,7 +134,7 @@ def test_secrets_have_names_of_their_own() -> None:
     ],
 )
 def test_what_cannot_be_audited_is_refused(
-    twin: AdaptedTwin,
+    twin: TextTwin,
     model: TextModel,
     directions: Directions,
     changes: dict[str, Any],

@@ -76,7 +76,7 @@ class RemembersAnswers(Device):
     memory = ""
 
     def generate(self, *args: Any, **settings: Any) -> Content:
-        return replace(super().generate(*args, **settings), text=self.memory)
+        return replace(super().generate(*args, **settings), output=self.memory)
 
 
 @pytest.mark.parametrize(

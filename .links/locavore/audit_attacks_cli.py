@@ -1,0 +1,1 @@
+../../shared/facade/audit_attacks_cli.py

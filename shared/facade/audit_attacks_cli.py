@@ -1,0 +1,176 @@
+"""``locavore audit membership`` and ``locavore audit update``: attacks on adapters and updates."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from .home import find_base
+from .shared.errors import BadInputError, MissingExtraError, PrivacyError
+
+if TYPE_CHECKING:
+    from .privacy.audit.sections import Section
+
+__all__ = ["audit_membership", "audit_update"]
+
+console = Console(width=None if sys.stdout.isatty() else 100)
+
+Base = Annotated[str, typer.Option(help="A built base, by name or path.")]
+Clip = Annotated[float, typer.Option(help="Norm to which a record's gradient is cut.")]
+Noise = Annotated[float, typer.Option(help="Noise multiplier; 0: no privacy is claimed.")]
+Batch = Annotated[int, typer.Option(help="Records per step, on average.")]
+Data = Annotated[
+    Optional[Path],  # noqa: UP045  # typer reads this form
+    typer.Option(help="Folder with a subfolder of texts a person; the built-in corpus otherwise."),
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="JSON file of findings, figures and threat model."),
+]
+
+
+def audit_membership(
+    base: Base,
+    adapter: Annotated[str, typer.Option(help="private, or shared.")] = "shared",
+    unit: Annotated[str, typer.Option(help="What is guessed: record, or user.")] = "record",
+    noise: Noise = 1.0,
+    clip: Clip = 6.0,
+    batch: Batch = 16,
+    local_steps: Annotated[int, typer.Option(help="Steps per round.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds of the federation.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of a private adapter.")] = 4,
+    form: Annotated[str, typer.Option(help="Shared adapter: core (r x r) or ffa.")] = "core",
+    rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
+    records: Annotated[int, typer.Option(help="Records, or users with 4 each, to guess.")] = 64,
+    tokens: Annotated[int, typer.Option(help="To which records are cut.")] = 32,
+    targets: Annotated[int, typer.Option(help="Adapters that are attacked.")] = 4,
+    shadows: Annotated[int, typer.Option(help="Adapters that the attacker trains.")] = 16,
+    samples: Annotated[
+        int,
+        typer.Option(help="Texts an adapter writes, for an attacker who sees no more; 0: none."),
+    ] = 0,
+    data: Data = None,
+    out: Out = None,
+) -> None:
+    """Audit membership: can those that an adapter was trained on be told from others?"""
+    _require("dp_accounting", "scipy", "torch")
+    from .client.audit.attacked import attack_membership
+    from .client.training.private import PrivateTraining
+    from .privacy.plan import RecordPlan
+
+    _one_of("--adapter", adapter, ("private", "shared"))
+    _one_of("--unit", unit, ("record", "user"))
+    _one_of("--form", form, ("core", "ffa"))
+    plan = RecordPlan(
+        clip=clip,
+        noise_multiplier=noise,
+        expected_batch=batch,
+        local_steps=local_steps,
+        rounds=rounds,
+        relation="add-or-remove-one",
+    )
+    private = PrivateTraining(rank=rank, steps=steps, batch=batch)
+    units, public = _texts(data, unit, records)
+    audit = attack_membership(
+        find_base(base),
+        units,
+        public,
+        private if adapter == "private" else plan,
+        form=form,  # type: ignore[arg-type]  # checked above
+        rank=rank,
+        tokens=tokens,
+        targets=targets,
+        shadows=shadows,
+        samples=samples,
+    )
+    _say(audit.section(), out)
+
+
+def audit_update(
+    base: Base,
+    form: Annotated[str, typer.Option(help="Shared adapter: core, ffa or lora.")] = "core",
+    rank: Annotated[int, typer.Option(help="Public directions per layer.")] = 2,
+    noise: Noise = 1.0,
+    clip: Clip = 6.0,
+    batch: Batch = 16,
+    devices: Annotated[int, typer.Option(help="Devices of a secure sum.")] = 8,
+    records: Annotated[int, typer.Option(help="Devices that are attacked, with a text each.")] = 8,
+    tokens: Annotated[int, typer.Option(help="To which texts are cut.")] = 10,
+    data: Data = None,
+    out: Out = None,
+) -> None:
+    """Audit updates: can a text be read off what its device sends, or off a sum of many?"""
+    _require("dp_accounting", "scipy", "torch")
+    from .client.audit.attacked import attack_updates
+    from .privacy.plan import RecordPlan
+
+    _one_of("--form", form, ("core", "ffa", "lora"))
+    if devices < 2:
+        raise BadInputError(f"--devices must be at least 2, got {devices}")
+    plan = RecordPlan(
+        clip=clip, noise_multiplier=noise, expected_batch=batch, relation="add-or-remove-one"
+    )
+    units, public = _texts(data, "record", records)
+    audit = attack_updates(
+        find_base(base),
+        [text for unit in units for text in unit],
+        public[: devices - 1],
+        plan,
+        form=form,  # type: ignore[arg-type]  # checked above
+        rank=rank,
+        tokens=tokens,
+    )
+    _say(audit.section(), out)
+
+
+_PER_USER = 4
+_HELD_BACK = 8  # public authors whose texts calibrate the attacks
+
+
+def _texts(data: Path | None, unit: str, count: int) -> tuple[list[list[str]], list[str]]:
+    """Units whose membership is guessed, and texts of nobody."""
+    from .server.simulation.corpus import load_folder, load_sotu
+
+    corpus = load_sotu() if data is None else load_folder(data)
+    writers = [[document.body for document in person.train] for person in corpus.people]
+    others = list(corpus.public.values())
+    public = [text for texts in others[-_HELD_BACK:] for text in texts[:_PER_USER]]
+    if unit == "record":
+        turns = [text for texts in zip(*writers, strict=False) for text in texts]
+        return [[text] for text in turns[:count]], public
+    users = writers if data else [*writers, *map(list, others[:-_HELD_BACK])]
+    return [texts[:_PER_USER] for texts in users[:count]], public
+
+
+def _say(section: Section, out: Path | None) -> None:
+    """One line a finding, the verdict last.
+
+    Raises:
+        PrivacyError: a claim is refuted.
+    """
+    from .privacy.audit.findings import verdict
+
+    if out is not None:
+        out.write_text(section.to_json() + "\n", "utf-8")
+    for finding in section.findings:
+        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
+    if not all(finding.holds for finding in section.findings):
+        raise PrivacyError(verdict(section.findings))
+    console.print(verdict(section.findings), highlight=False, soft_wrap=True)
+
+
+def _one_of(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise BadInputError(f"{option} must be {' or '.join(known)}, got {value!r}")
+
+
+def _require(*modules: str) -> None:
+    from importlib.util import find_spec
+
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtraError("train", "this audit")
