@@ -324,11 +324,17 @@ class Device:
             k: passages at most; 0 personalises nothing.
             about: whether the engine can be told sentences about the person.
         """
+        named = tuple(
+            concept
+            for concept in self.store.concepts
+            if concept.word in request and concept.base_id == self.model.base_id
+        )
         if not k:
-            return Guidance()
+            return Guidance(concepts=named)
         retriever, person = self._searched()
         hits = retriever.retrieve(request, k)
-        return person.guidance(hits, budget=budget, cost=cost, about=about)
+        known = person.guidance(hits, budget=budget, cost=cost, about=about)
+        return replace(known, concepts=named)
 
     def request(self, instruction: Instruction, how: Any = None, *, k: int = 4) -> Request[Any]:
         """Retrieve, and prepare what the base is asked; ``k=0`` personalises nothing.
@@ -371,7 +377,7 @@ class Device:
         """
         names = tuple(adapters) if adapters is not None else self.available_adapters()
         request = self.request(instruction, how, k=k)
-        self.use_adapters(*names)
+        self.model.attach(*(self._adapter(name) for name in names), *request.adapters)
         output, reason = request.fulfil()
         digests = tuple(self._adapter(name).digest for name in names)
         trace = Trace(request.used, names, request.tokens, digests, request.reason)

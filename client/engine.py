@@ -43,6 +43,11 @@ class Request(Protocol[Output_]):
         """Why it is personalised, or why not."""
         ...
 
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Adapters that belong to it alone, of things that it names."""
+        ...
+
     def fulfil(self) -> tuple[Output_, str]:
         """What is generated, and why it ended."""
         ...

@@ -24,6 +24,7 @@ from ..shared.prompts import Prompts
 from ..shared.sampler_config import Kind, SamplerConfig, training_levels
 from ..shared.samplers import Known, Sampler, denoise
 from .captioned import CHECKED_AT, Seen, checking_noise
+from .concepts import Concept
 from .engine import Guide
 from .retrieval import Hit
 
@@ -73,8 +74,20 @@ class Asked:
     model: ImageModel
     prompt: str
     how: Drawing
+    concepts: tuple[Concept, ...] = ()
     used: tuple[Hit, ...] = ()
-    reason: str = "personalised by adapters and words of one's own alone"
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Those of the things that the prompt names."""
+        return tuple(c.adapter for c in self.concepts if c.adapter is not None)
+
+    @property
+    def reason(self) -> str:
+        """What of the person's the prompt names."""
+        if not self.concepts:
+            return "the prompt names nothing of the person's own"
+        return f"personalised by {', '.join(concept.word for concept in self.concepts)}"
 
     @property
     def tokens(self) -> int:
@@ -83,6 +96,7 @@ class Asked:
 
     def fulfil(self) -> tuple[Picture, str]:
         """The picture; it is always whole."""
+        self.model.use_tokens({concept.word: concept.rows for concept in self.concepts})
         return self.model.generate([self.prompt], self.how)[0], "whole"
 
 
@@ -222,8 +236,9 @@ class ImageModel:
         return errors
 
     def request(self, instruction: Instruction, guide: Guide, how: Drawing | None = None) -> Asked:
-        """Prepare a picture."""
-        return Asked(self, instruction.text, how or Drawing())
+        """Prepare a picture, of the person's own things where the prompt names them."""
+        guidance = guide(budget=0, cost=len, about=False)
+        return Asked(self, instruction.text, how or Drawing(), guidance.concepts)
 
     def predict(self, latents: Array, timestep: float, prompt: str) -> Array:
         """What the denoiser says about noisy latents ``(B, C, H, W)`` under the live adapter.

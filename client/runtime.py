@@ -89,6 +89,11 @@ class Told:
         """Why it is personalised, or why not."""
         return self.prompt.reason
 
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """None: a text names no things that were learned."""
+        return ()
+
     def fulfil(self) -> tuple[str, str]:
         """The completion's text, and why it ended."""
         done = self.model.generate([self.prompt.full], self.how)[0]

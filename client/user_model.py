@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..shared.contexts import Context, UserBehavior, UserProfile
+from .concepts import Concept
 from .retrieval import Hit
 
 __all__ = ["Guidance", "UserModel"]
@@ -30,12 +31,14 @@ class Guidance:
         exemplars: the person's own passages, best first.
         reason: why the request is personalised, or why not.
         tokens: what it takes of the engine's budget.
+        concepts: what was learned of the things that the request names.
     """
 
     about: tuple[str, ...] = ()
     exemplars: tuple[Hit, ...] = ()
     reason: str = ""
     tokens: int = 0
+    concepts: tuple[Concept, ...] = ()
 
     @property
     def personal(self) -> bool:
@@ -109,7 +112,6 @@ class UserModel:
             hits: what was retrieved for it, best first.
             budget: tokens that the guidance may take.
             cost: tokens of a text for the engine.
-            about: whether the engine can be told sentences about the person.
             about: whether the engine can be told sentences about the person.
         """
         close = [hit for hit in hits if hit.shared >= _LEAST_SHARED or "meaning" in hit.why]

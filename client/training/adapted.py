@@ -19,7 +19,7 @@ from ...shared.contexts import Context
 from ...shared.forms import SharedForm
 from .branches import Pass, attached
 from .chains import Chain, Slot
-from .cohort import Batch, Cohort
+from .cohort import Batch, Cohort, Objective
 from .layout import Layout
 
 __all__ = ["AdaptedTwin", "shared_chains"]
@@ -90,7 +90,17 @@ class AdaptedTwin(ABC, Generic[Example]):
 
     def cohort(self, chains: Mapping[str, Chain]) -> Cohort:
         """Chains beside this twin's layers, trained by its own losses."""
-        made = Cohort(self.model, chains, self.losses, self.probe(), layouts=self._layouts)
+        return self.cohort_of(chains, self.losses, self.probe())
+
+    def cohort_of(self, chains: Mapping[str, Chain], objective: Objective, probe: Batch) -> Cohort:
+        """Chains beside this twin's layers, trained by an objective of one's own.
+
+        Args:
+            chains: what is trained.
+            objective: losses ``(B,)`` of a batch.
+            probe: three or more samples of it that differ everywhere.
+        """
+        made = Cohort(self.model, chains, objective, probe, layouts=self._layouts)
         self._layouts.update(made.layouts)
         return made
 

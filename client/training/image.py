@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -94,6 +95,20 @@ class ImageTwin(AdaptedTwin[Seen]):
             size=tuple(details["picture"]),
         )
 
+    def named(self, words: Mapping[str, int]) -> ImageTwin:
+        """The same twin, for captions with words of one's own; see :class:`Prompts`."""
+        made = copy(self)
+        made.prompts = replace(self.prompts, own=words)
+        made._layouts = {}
+        return made
+
+    @property
+    def embedding_site(self) -> str:
+        """Name of the table of tokens' embeddings."""
+        table = self.model.text_encoder.get_input_embeddings()  # type: ignore[operator]
+        (found,) = [name for name, module in self.model.named_modules() if module is table]
+        return found
+
     def takes(self, record: Context) -> bool:
         """Whether it is a picture."""
         return record.modality == "image"
@@ -145,22 +160,23 @@ class ImageTwin(AdaptedTwin[Seen]):
 
     def longest(self) -> Seen:
         """Any: all examples are of one shape."""
-        return self._made_up(1)[0]
+        return self.made_up(1)[0]
 
     def probe(self) -> Batch:
         """Four pictures of noise with captions of one word."""
-        return self.collate(self._made_up(4))
+        return self.collate(self.made_up(4))
 
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _made_up(self, count: int) -> list[Seen]:
+    def made_up(self, count: int, *, before: str = "") -> list[Seen]:
+        """Pictures of noise, each with a caption of its own; ``before`` stands in front of it."""
         rng = np.random.default_rng(0)
         signals = rng.uniform(-1, 1, (count, *self.size, 3))
         pictures = [Picture.of_signal(signal.transpose(2, 0, 1)) for signal in signals]
         vocabulary = sorted(self.prompts.tokenizer.get_vocab())
-        return self.seen([(p, vocabulary[-1 - i]) for i, p in enumerate(pictures)])
+        return self.seen([(p, before + vocabulary[-1 - i]) for i, p in enumerate(pictures)])
 
 
 def diffusion_of(sampler: SamplerConfig) -> Diffusion:

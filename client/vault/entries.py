@@ -27,6 +27,7 @@ class Sort(IntEnum):
     SETTING = 8
     CERTIFICATE = 9
     VECTORS = 10
+    CONCEPT = 11
 
 
 class Batch(Protocol):

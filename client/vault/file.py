@@ -329,7 +329,7 @@ class SealedFile:
             if damage != "ok":
                 raise TamperError(f"the vault's file is damaged: {damage}")
             for sort in Sort:
-                if sort is not Sort.MEDIA:  # read with the records that own them
+                if sort not in (Sort.MEDIA, Sort.CONCEPT):  # read with the records that own them
                     for _ in self.all(sort):
                         pass
             return len(self._directory.names())

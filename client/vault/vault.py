@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...shared.contexts import Context
 from ...shared.errors import BadInputError
+from ..concepts import Concept
 from ..retrieval import Embedder, Retriever
 from ..retrieval.search import WEIGHTS
 from .certificate import Certificate, Left, issue, sign
@@ -140,6 +141,26 @@ class Vault:
         if self._overdue:
             return sum(1 for _ in self)
         return self.entries.count(Sort.RECORD)
+
+    def keep_concept(self, record_id: str, concept: Concept) -> None:
+        """Keep what was learned of a record's thing, under the record's own key.
+
+        Raises:
+            BadInputError: there is no such record.
+        """
+        if not self.holds(record_id):
+            raise BadInputError(f"there is no record {record_id!r}")
+        with self.transaction() as batch:
+            batch.put(Sort.CONCEPT, record_id, concept.to_bytes(), owner=record_id)
+
+    @property
+    def concepts(self) -> list[Concept]:
+        """What was learned of the things of records that consent to training still."""
+        return [
+            Concept.from_bytes(self.entries.get(Sort.CONCEPT, record.id, owner=record.id))
+            for record in self
+            if record.consent.train and self.entries.holds(Sort.CONCEPT, record.id)
+        ]
 
     # Forgetting
 
@@ -328,6 +349,8 @@ class Vault:
                 for number, length in enumerate(row["media"]):
                     for name in _part_names(record_id, number, length):
                         batch.delete(Sort.MEDIA, name)
+                if self.entries.holds(Sort.CONCEPT, record_id):
+                    batch.delete(Sort.CONCEPT, record_id)
                 batch.delete(Sort.RECORD, record_id)
             if self.entries.holds(Sort.SETTING, _KEPT):
                 batch.delete(Sort.SETTING, _KEPT)
