@@ -354,8 +354,11 @@ class Device:
         self.model.attach(*(self._adapter(name) for name in names))
 
     def available_adapters(self) -> tuple[str, ...]:
-        """Names of the adapters that this device has."""
-        return tuple(name for name in _ADAPTERS if getattr(self, name) is not None)
+        """Names of the adapters that this device has for its base."""
+        held = {name: getattr(self, name) for name in _ADAPTERS}
+        return tuple(
+            n for n, a in held.items() if a is not None and a.base_id == self.model.base_id
+        )
 
     def generate(
         self,

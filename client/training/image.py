@@ -106,6 +106,7 @@ class ImageTwin(AdaptedTwin[Seen]):
     def embedding_site(self) -> str:
         """Name of the table of tokens' embeddings."""
         table = self.model.text_encoder.get_input_embeddings()  # type: ignore[operator]
+        found: str
         (found,) = [name for name, module in self.model.named_modules() if module is table]
         return found
 

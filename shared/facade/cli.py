@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -30,14 +30,21 @@ from .member_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
 from .shared.errors import BadInputError, LocavoreError, MissingExtraError
+from .shared.tasks import Task
 from .tasks_cli import tasks
 from .terminal import Clock, status
 
 __all__ = ["app", "main", "require"]
 
+if TYPE_CHECKING:
+    from .client.device import Device
+    from .client.runtime import Generation
+    from .shared.contexts import Instruction
+
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_TASK = "text.writing_assistant"
 DEFAULT_PRECISION = "int8"
+_USUAL_BASES = {"causal_lm": DEFAULT_BASE, "image": "drawings-32"}  # by the task's engine
 ENCODER = "all-minilm-l6-v2"
 _DIRECTION_TEXTS = 40
 _ADAPTIVE = ("fedadam", "fedyogi")
@@ -144,8 +151,12 @@ def base_show(base: Annotated[str, typer.Argument(help="Name or path.")]) -> Non
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to continue (or, with --chat, to answer).")],
-    base: BaseName = f"{DEFAULT_BASE}-{DEFAULT_PRECISION}",
+    prompt: Annotated[str, typer.Argument(help="What to go on with, to answer, or to draw.")],
+    task: Annotated[str, typer.Option(help="See 'locavore tasks'.")] = DEFAULT_TASK,
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A built base, by name or path; the task's usual one otherwise."),
+    ] = None,
     adapter: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option(help="PEFT adapter folder; several are summed."),
@@ -166,41 +177,69 @@ def generate(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="String that ends the text."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn by chance.")] = 0,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="How often a picture's denoiser is asked."),
+    ] = None,
+    guidance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="How closely a picture follows the prompt."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="File of a picture.")] = Path("picture.png"),
 ) -> None:
-    """Generate text on this device, with adapters and retrieval."""
-    from .client import Device, Generation, Sampling, TextModel, Vault
+    """Generate on this device, with adapters, retrieval, and words for things of your own."""
+    from .client import Device, Vault
+    from .client.engines import open_model
+    from .client.image_model import Drawing
     from .client.importers import import_records, read_source
-    from .client.runtime import Told
+    from .client.runtime import Generation
+    from .client.sampling import Sampling
     from .shared.adapters import compose, load_adapter
     from .shared.contexts import Instruction
 
     if vault and documents is not None:
         raise BadInputError("--vault and --documents: retrieve from one of the two")
-    model = TextModel(find_base(base))
-    device = Device(model, opened().store if vault else Vault.in_memory())
+    package = find_base(base or _usual_base(task))
+    device = Device(open_model(package), opened().store if vault else Vault.in_memory())
     loaded = [load_adapter(folder) for folder in adapter or []]
     if loaded:
         device.private = compose(*loaded)
     if documents is not None and not import_records(device, read_source(documents)).added:
         raise BadInputError(f"{documents} holds nothing that can be read")
-    how = Generation(
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-    )
-    instruction = Instruction(text=prompt, mode="chat" if chat else "continue")
-    told = device.request(instruction, how, k=passages if documents or vault else 0)
-    assert isinstance(told, Told)
+    instruction = Instruction(text=prompt, task=task, mode="chat" if chat else "continue")
+    retrieved = passages if documents or vault else 0
+    if package.manifest.modality == "text":
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+        how = Generation(max_tokens=max_tokens, stop=tuple(stop or ()), sampling=sampling)
+        _write(device, instruction, how, retrieved)
+    else:
+        drawing = Drawing(seed=seed, steps=steps, guidance=guidance)
+        content = device.generate(instruction, drawing, k=retrieved)
+        content.output.save(out)
+        console.print(f"{out} ({content.trace.reason})", highlight=False, markup=False)
+    device.close()
+
+
+def _usual_base(task: str) -> str:
+    """Name of the base that serves a task unless somebody says otherwise."""
+    engine = Task.of(task).engine
+    if engine not in _USUAL_BASES:
+        raise BadInputError(f"there is no engine for {task!r} yet; give --base of another task")
+    return f"{_USUAL_BASES[engine]}-{DEFAULT_PRECISION}"
+
+
+def _write(device: Device, instruction: Instruction, how: Generation, passages: int) -> None:
+    """Print a text as it comes, then what was used for it."""
+    told = device.request(instruction, how, k=passages)
     device.use_adapters(*device.available_adapters())
-    for piece in told.stream():
+    for piece in told.stream():  # type: ignore[attr-defined]  # of a text
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     for hit in told.used:
         source = hit.record.provenance.uri or hit.record.id
         console.print(f"used: {source} ({hit.why})", style="dim", highlight=False)
-    device.close()
 
 
 @app.command()
