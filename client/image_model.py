@@ -246,8 +246,8 @@ class ImageModel:
             raise BadInputError(f"mask must have the picture's shape {self.size}, got {mask.shape}")
         height, width = self._graph.latent[1:]
         cells = mask.reshape(height, self.size[0] // height, width, self.size[1] // width)
-        found: Array = cells.any(axis=(1, 3))[None].astype(np.float32)
-        return found
+        found: Array = np.any(cells, axis=(1, 3), keepdims=True)[None, :, 0, :, 0]
+        return found.astype(np.float32)
 
 
 def _finished(signal: Array, how: Drawing) -> Picture:
