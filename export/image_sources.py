@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
@@ -181,7 +182,7 @@ def _embedded() -> ImageSource:
 
 
 def _from_pipeline(spec: str) -> ImageSource:
-    index: dict[str, Any] = DiffusionPipeline.load_config(spec)
+    index = _settings(spec, "model_index.json")
     _require_stable_diffusion(spec, index)
     tower = CLIPTextModel
     if index["text_encoder"][1] == "CLIPTextModelWithProjection":
@@ -256,10 +257,12 @@ def _tokenizer_json(spec: str, tokenizer: Any) -> str:
 
 
 def _sampler(spec: str) -> SamplerConfig:
-    folder = Path(spec)
-    if not folder.exists():
-        from huggingface_hub import hf_hub_download
-
-        folder = Path(hf_hub_download(spec, "scheduler/scheduler_config.json")).parents[1]
-    config: dict[str, Any] = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    config = _settings(spec, "scheduler/scheduler_config.json")
     return from_diffusers(config, kind=_OTHER_KIND.get(config.get("_class_name", "")))
+
+
+def _settings(spec: str, name: str) -> dict[str, Any]:
+    """A JSON file of a folder, or of a hub's repository."""
+    path = Path(spec) / name if Path(spec).exists() else Path(hf_hub_download(spec, name))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
