@@ -42,7 +42,8 @@ class Drawing:
         negative: a prompt to go away from.
         sampler: ``ddim``, ``dpmsolver++`` or ``euler`` in place of the base's own.
         start: a picture to begin from, of the base's size.
-        strength: with ``start``, how much of it is drawn anew, above 0 and at most 1.
+        strength: with ``start``, how much of it is drawn anew, above 0 and at most 1: at 1 drawing
+            begins from noise alone.
         mask: ``(H, W)``, with ``start``, where it may change; elsewhere its pixels stay.
     """
 
@@ -201,8 +202,9 @@ class ImageModel:
         x, known = sampler.initial(noise), None
         if how.start is not None:
             clean = np.repeat(self._latents(how.start), count, axis=0)
-            x = sampler.noised(clean, noise, first)
-            if how.mask is not None:
+            if how.strength < 1:
+                x = sampler.noised(clean, noise, first)
+            if how.mask is not None and not conditions:  # else the base knows what to keep
                 known = Known(clean, self._cells(how.mask), noise)
         latents = denoise(
             sampler,
