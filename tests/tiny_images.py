@@ -11,8 +11,8 @@ import numpy as np
 from locavore.shared.pictures import Picture
 
 if TYPE_CHECKING:
-    from locavore.export.build_images import CaptionedPicture
-    from locavore.export.image_sources import ImageSource
+    from locavore.export.image_base.model import ImageBase
+    from locavore.export.image_sources import CaptionedPicture, ImageSource
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
 
@@ -29,13 +29,19 @@ def public_pictures() -> list[CaptionedPicture]:
 
 
 def own_tiny_source() -> ImageSource:
+    """Our own kind, ready to be exported."""
+    from locavore.export.image_sources import own_source
+
+    return own_source(own_tiny_base(), "tiny-drawings", origin="made by a test", licence="none")
+
+
+def own_tiny_base() -> ImageBase:
     """Our own kind, with random weights in every layer."""
     import torch
 
     from locavore.export.image_base.model import ImageBase, ModelPlan
     from locavore.export.image_base.pictures import fit_patch_code
     from locavore.export.image_base.tokens import build_tokenizer
-    from locavore.export.image_sources import own_source
 
     plan = ModelPlan(
         vocabulary=200,
@@ -57,7 +63,7 @@ def own_tiny_source() -> ImageSource:
     torch.manual_seed(0)
     base = ImageBase.untrained(plan, tokenizer, code)
     _unsilenced(base.networks())
-    return own_source(base, "tiny-drawings", origin="made by a test", licence="none")
+    return base
 
 
 def write_stable_diffusion(folder: Path, *, channels: int = 4, prediction: str = "epsilon") -> None:
