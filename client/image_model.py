@@ -47,7 +47,8 @@ class Drawing:
         negative: a prompt to go away from.
         sampler: ``ddim``, ``dpmsolver++`` or ``euler`` in place of the base's own.
         start: a picture to begin from, of the base's size.
-        strength: with ``start``, how much of it is drawn anew, above 0 and at most 1.
+        strength: with ``start``, how much of it is drawn anew, above 0 and at most 1: at 1 drawing
+            begins from noise alone.
         mask: ``(H, W)``, with ``start``, where it may change; elsewhere its pixels stay.
     """
 
@@ -285,8 +286,9 @@ class ImageModel:
         x, known = sampler.initial(noise), None
         if how.start is not None:
             clean = np.repeat(self._latents(how.start), count, axis=0)
-            x = sampler.noised(clean, noise, first)
-            if how.mask is not None:
+            if how.strength < 1:
+                x = sampler.noised(clean, noise, first)
+            if how.mask is not None and not conditions:  # else the base knows what to keep
                 known = Known(clean, self._cells(how.mask), noise)
         latents = denoise(
             sampler,
@@ -329,11 +331,9 @@ class ImageModel:
         if mask.shape != self.size:
             raise BadInputError(f"mask must have the picture's shape {self.size}, got {mask.shape}")
         height, width = self._graph.latent[1:]
-        cells = np.asarray(
-            mask.reshape(height, self.size[0] // height, width, self.size[1] // width).any((1, 3))
-        )
-        found: Array = cells[None].astype(np.float32)
-        return found
+        cells = mask.reshape(height, self.size[0] // height, width, self.size[1] // width)
+        found: Array = np.any(cells, axis=(1, 3), keepdims=True)[None, :, 0, :, 0]
+        return found.astype(np.float32)
 
 
 def _finished(signal: Array, how: Drawing) -> Picture:

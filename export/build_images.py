@@ -20,18 +20,16 @@ from ..shared.pictures import Picture
 from ..shared.twin import cast_weights, fast_dtype
 from .check_images import ImageReport, check_image_package
 from .directions import Denoising, denoising_loss, public_directions
-from .image_sources import ImageSource
+from .image_sources import CaptionedPicture, ImageSource
 from .part import SavedPart, save_part, used_parameters
 from .quantize import Precision
 from .staging import CARD, DIRECTIONS, TOKENIZER, public_key, staged
 from .trace_images import trace_image_part
 
-__all__ = ["IMAGE_PRECISIONS", "CaptionedPicture", "ImagePlan", "build_image_base"]
+__all__ = ["IMAGE_PRECISIONS", "ImagePlan", "build_image_base"]
 
 IMAGE_PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "float32")
 _DRAWS = 4  # of time and noise for each public picture
-
-CaptionedPicture = tuple[Picture, str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from .quantize import Precision
 __all__ = ["IMAGE_TOLERANCE", "PICTURE_TOLERANCE", "ImageReport", "check_image_package"]
 
 IMAGE_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "int8": 0.04, "int4": 0.06}
-PICTURE_TOLERANCE: dict[Precision, float] = {"float32": 0.1, "int8": 6.0, "int4": 8.0}
+PICTURE_TOLERANCE: dict[Precision, float] = {"float32": 0.1, "int8": 2.0, "int4": 3.0}
 _STEPS = 8
 _CAPTIONS = 4
 

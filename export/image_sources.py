@@ -8,26 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from ..shared.errors import BadInputError, PackageNotFoundError
 from ..shared.image_networks import PATCH, DiffusionTwin
+from ..shared.pictures import Picture
 from ..shared.prompts import Prompts
 from ..shared.sampler_config import Kind, SamplerConfig, from_diffusers
 from .image_base.drawings import SIDE
 from .image_base.model import ImageBase
 from .image_base.sample import GUIDANCE
 from .image_base.tokens import PAD_ID
+from .sources import DRAWINGS
 
-__all__ = ["ImageSource", "load_image_source", "own_source"]
+__all__ = [
+    "CaptionedPicture",
+    "ImageSource",
+    "load_image_source",
+    "load_public",
+    "own_source",
+]
+
+CaptionedPicture = tuple[Picture, str]
 
 _EMBEDDED = Path(__file__).parent / "image_base" / "weights"
-EMBEDDED_NAME = "drawings-32"
+_PUBLIC = "public.npz"
 _FLOW = SamplerConfig(kind="flow", prediction="flow", timestep_spacing="trailing")
 _OTHER_KIND: dict[str, Kind] = {  # schedules whose own samplers are not built
     "DDPMScheduler": "ddim",
@@ -131,7 +143,7 @@ def load_image_source(spec: str, say: Callable[[str], None] = lambda _: None) ->
         PackageNotFoundError: nothing under that name could be loaded.
         BadInputError: its networks are of another kind than Stable Diffusion's.
     """
-    if spec == EMBEDDED_NAME:
+    if spec == DRAWINGS:
         return _embedded()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -140,12 +152,45 @@ def load_image_source(spec: str, say: Callable[[str], None] = lambda _: None) ->
     say(f"loading {spec}")
     try:
         return _from_pipeline(spec)
+    except BadInputError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise PackageNotFoundError(
-            f"no image base {spec!r}: neither {EMBEDDED_NAME}, nor a folder or a hub id in "
+            f"no image base {spec!r}: neither {DRAWINGS}, nor a folder or a hub id in "
             f"diffusers' layout that could be loaded ({reason})"
         ) from None
+
+
+def load_public(folder: Path | None = None) -> list[CaptionedPicture]:
+    """Captioned pictures that belong to nobody's device.
+
+    Args:
+        folder: pictures, each with a ``.txt`` caption of its own name beside it; if not given,
+            drawings that the built-in base has learned from.
+
+    Raises:
+        PackageNotFoundError: this installation does not hold those drawings.
+        BadInputError: the folder holds no captioned picture, or one that cannot be read.
+    """
+    if folder is None:
+        if not (_EMBEDDED / _PUBLIC).is_file():
+            raise PackageNotFoundError(
+                "this installation holds no public drawings; give --public-text FOLDER with "
+                "pictures and a .txt caption beside each"
+            )
+        with np.load(_EMBEDDED / _PUBLIC) as held:
+            pairs = zip(held["pixels"], held["captions"].tolist(), strict=True)
+            return [(Picture(pixels), caption) for pixels, caption in pairs]
+    captions = {path: path.with_suffix(".txt") for path in sorted(folder.glob("*"))}
+    found = [
+        (Picture.load(path), caption.read_text("utf-8").strip())
+        for path, caption in captions.items()
+        if path != caption and caption.is_file()
+    ]
+    if not found:
+        raise BadInputError(f"{folder} holds no picture with a .txt caption beside it")
+    return found
 
 
 def own_source(base: ImageBase, name: str, *, origin: str, licence: str) -> ImageSource:
@@ -169,19 +214,19 @@ def own_source(base: ImageBase, name: str, *, origin: str, licence: str) -> Imag
 def _embedded() -> ImageSource:
     if not (_EMBEDDED / "model.safetensors").is_file():
         raise PackageNotFoundError(
-            f"this installation does not hold the weights of {EMBEDDED_NAME!r} in {_EMBEDDED}; "
+            f"this installation does not hold the weights of {DRAWINGS!r} in {_EMBEDDED}; "
             "docs/base-image.md says how they are made"
         )
     return own_source(
         ImageBase.load(_EMBEDDED),
-        EMBEDDED_NAME,
+        DRAWINGS,
         origin="trained by locavore on freely licensed drawings; docs/base-image.md says how",
         licence="Apache-2.0",
     )
 
 
 def _from_pipeline(spec: str) -> ImageSource:
-    index: dict[str, Any] = DiffusionPipeline.load_config(spec)
+    index = _settings(spec, "model_index.json")
     _require_stable_diffusion(spec, index)
     tower = CLIPTextModel
     if index["text_encoder"][1] == "CLIPTextModelWithProjection":
@@ -256,10 +301,12 @@ def _tokenizer_json(spec: str, tokenizer: Any) -> str:
 
 
 def _sampler(spec: str) -> SamplerConfig:
-    folder = Path(spec)
-    if not folder.exists():
-        from huggingface_hub import hf_hub_download
-
-        folder = Path(hf_hub_download(spec, "scheduler/scheduler_config.json")).parents[1]
-    config: dict[str, Any] = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    config = _settings(spec, "scheduler/scheduler_config.json")
     return from_diffusers(config, kind=_OTHER_KIND.get(config.get("_class_name", "")))
+
+
+def _settings(spec: str, name: str) -> dict[str, Any]:
+    """A JSON file of a folder, or of a hub's repository."""
+    path = Path(spec) / name if Path(spec).exists() else Path(hf_hub_download(spec, name))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found

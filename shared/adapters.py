@@ -23,13 +23,15 @@ from safetensors.numpy import load, save, save_file
 
 from .errors import AdapterError
 
-__all__ = ["Adapter", "Array", "compose", "load_adapter", "save_adapter"]
+__all__ = ["Adapter", "Array", "compose", "load_adapter", "save_adapter", "to_diffusers"]
 
 Array = npt.NDArray[np.float32]
 
 _PREFIX = "base_model.model."
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
+_DENOISER = "denoiser."  # in front of every site of an image base
+_DIFFUSERS = "pytorch_lora_weights.safetensors"
 _MAX_RANK = 256
 _DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 _BEYOND_LORA = (
@@ -149,7 +151,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     odd = {site: r for site, r in ranks.items() if r != rank}
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": None if _denoises(adapter) else "CAUSAL_LM",
         "base_model_name_or_path": adapter.base_id,
         "r": rank,
         "lora_alpha": rank,
@@ -163,6 +165,32 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     }
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
     (folder / _CONFIG).write_text(json.dumps(config, indent=1))
+
+
+def to_diffusers(adapter: Adapter, folder: Path) -> None:
+    """Write an image adapter as diffusers' ``load_lora_weights`` reads it, for a UNet.
+
+    There all ranks must be equal: smaller ones are filled up with zeros.
+
+    Raises:
+        AdapterError: it is no adapter of an image base.
+    """
+    if not _denoises(adapter):
+        raise AdapterError("only an image base's adapter can be written for diffusers")
+    rank = max(a.shape[1] for a, _ in adapter.factors.values())
+    tensors = {}
+    for site, (a, b) in adapter.factors.items():
+        missing = rank - a.shape[1]
+        name = f"unet.{site.removeprefix(_DENOISER)}"
+        tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(np.pad(a, [(0, 0), (0, missing)]).T)
+        tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(np.pad(b, [(0, missing), (0, 0)]).T)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / _DIFFUSERS, metadata={"format": "pt"})
+
+
+def _denoises(adapter: Adapter) -> bool:
+    sites = list(adapter.factors)
+    return bool(sites) and all(site.startswith(_DENOISER) for site in sites)
 
 
 def load_adapter(folder: Path) -> Adapter:

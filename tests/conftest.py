@@ -21,6 +21,7 @@ from locavore.shared.packages import Package, sign_package
 
 if TYPE_CHECKING:
     from locavore.client.training.text import TextTwin
+    from locavore.export.image_sources import ImageSource
     from locavore.export.quantize import Precision
     from locavore.export.sources import Source
 
@@ -191,6 +192,37 @@ def packages(
 def package(packages: Callable[[Precision], Package]) -> Package:
     """The tiny base in float32: what exact comparisons use."""
     return packages("float32")
+
+
+@pytest.fixture(scope="session")
+def image_source() -> ImageSource:
+    """A tiny image base with random weights."""
+    pytest.importorskip("diffusers", reason="needs the extra 'export'")
+    from .tiny_images import own_tiny_source
+
+    return own_tiny_source()
+
+
+@pytest.fixture(scope="session")
+def image_packages(
+    image_source: ImageSource, tmp_path_factory: pytest.TempPathFactory, key: Ed25519PrivateKey
+) -> Callable[[Precision], Package]:
+    """The tiny image base's package in a precision; each is built once."""
+    pytest.importorskip("onnx_ir", reason="needs the extra 'export'")
+    from locavore.export.build_images import ImagePlan, build_image_base
+
+    from .tiny_images import public_pictures
+
+    folder = tmp_path_factory.mktemp("image-packages")
+    built: dict[Precision, Package] = {}
+
+    def package(precision: Precision) -> Package:
+        if precision not in built:
+            plan = ImagePlan(precision=precision, direction_rank=2, public=public_pictures())
+            built[precision], _ = build_image_base(image_source, folder / precision, plan, key)
+        return built[precision]
+
+    return package
 
 
 @pytest.fixture(scope="session")

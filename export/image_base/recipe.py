@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 DECODER = "decoder.safetensors"
+PUBLIC_DRAWINGS = 256  # that travel with the weights
 
 
 def fetch(work: Path) -> None:
@@ -184,8 +185,18 @@ def pack_tower(work: Path, folder: Path) -> None:
 
 
 def pack(work: Path, folder: Path) -> None:
-    """Write the averaged networks as they are committed."""
+    """Write the averaged networks as they are committed, and some drawings that they know.
+
+    From the drawings' gradients an export computes public directions.
+    """
     ImageBase.load(work / "averaged").save(folder, pack=True)
+    drawings = base_drawings(work)[0]
+    kept = distinct(drawings)
+    rows = np.random.default_rng(1).permutation(kept)[:PUBLIC_DRAWINGS].tolist()
+    captions = [f"{style_token(drawings.styles[i])} {drawings.captions[i].text}" for i in rows]
+    np.savez_compressed(
+        folder / "public.npz", pixels=drawings.pixels[rows], captions=np.array(captions)
+    )
     for path in sorted(folder.iterdir()):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         print(f"{path.name}: {path.stat().st_size} bytes, sha256 {digest}")

@@ -77,13 +77,17 @@ def base_build(
     precision: Precision = DEFAULT_PRECISION,
     public_text: Annotated[
         Optional[Path],  # noqa: UP045  # typer reads this form
-        typer.Option(help="Folder of public .txt files for the shared adapter's directions."),
+        typer.Option(
+            help="Folder of public .txt files for the shared adapter's directions; for an image "
+            "base, of pictures with a .txt caption beside each."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Build even if it is built already.")] = False,
 ) -> None:
     """Build, check and sign a base: ONNX graph, adapter ports, public directions.
 
-    all-minilm-l6-v2, or a folder in sentence-transformers' layout, becomes a text encoder.
+    all-minilm-l6-v2, or a folder in sentence-transformers' layout, becomes a text encoder;
+    drawings-32, or a pipeline in Stable Diffusion's layout, an image base.
     """
     if source == ENCODER or (Path(source) / "modules.json").is_file():
         _build_encoder(source, force=force)
@@ -450,8 +454,11 @@ def _build(source: str, precision: str, public_text: Path | None, *, force: bool
         return folder
     require("export", "gguf", "onnx", "onnxscript", "torch", "transformers")
     from .export.build import BuildPlan, build_text_base
-    from .export.sources import load_source
+    from .export.sources import is_image_base, load_source
 
+    if is_image_base(source):
+        _build_image(source, folder, precision, public_text)
+        return folder
     plan = BuildPlan(precision=precision, public_texts=_public_texts(public_text))  # type: ignore[arg-type]
     with status(console, f"building base {name} ({precision}); once, then cached") as say:
         package, report = build_text_base(
@@ -459,6 +466,18 @@ def _build(source: str, precision: str, public_text: Path | None, *, force: bool
         )
     console.print(f"{package.base_id}: {report.sentence()}", highlight=False, soft_wrap=True)
     return folder
+
+
+def _build_image(source: str, folder: Path, precision: str, public: Path | None) -> None:
+    require("export", "diffusers")
+    from .export.build_images import ImagePlan, build_image_base
+    from .export.image_sources import load_image_source, load_public
+
+    with status(console, f"building image base {folder.name}; once, then cached") as say:
+        loaded = load_image_source(source, say)
+        plan = ImagePlan(precision=precision, public=load_public(public))  # type: ignore[arg-type]
+        package, report = build_image_base(loaded, folder, plan, signing_key(), say)
+    console.print(f"{package.base_id}: {report.sentence()}", highlight=False, soft_wrap=True)
 
 
 def _build_encoder(source: str, *, force: bool) -> None:
