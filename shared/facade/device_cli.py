@@ -268,6 +268,61 @@ def learn(
     say(f"learned {count} records; private adapter {name}, {slices} slices")
 
 
+@device_app.command("subject")
+def subject(
+    name: Annotated[str, typer.Argument(help="What it is called; '<NAME>' stands for it.")],
+    kind: Annotated[str, typer.Argument(help="What kind of thing it is, such as 'cat'.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Files of it.")],
+    base: Annotated[str, typer.Option(help="A built image base, by name or path.")],
+    way: Annotated[
+        str, typer.Option(help="textual-inversion, custom-diffusion or dreambooth.")
+    ] = "dreambooth",
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 150,
+    prior: Annotated[int, typer.Option(help="Pictures of the kind that are kept in mind.")] = 32,
+    key_file: KeyFile = None,
+    keyring: InKeyring = False,
+) -> None:
+    """Keep pictures of a thing of yours, and learn to draw it; needs the extra 'train'."""
+    from importlib.util import find_spec
+
+    from .shared.errors import MissingExtraError
+
+    if any(find_spec(module) is None for module in ("torch", "diffusers")):
+        raise MissingExtraError("train", "training")
+    from .client.image_model import ImageModel
+    from .client.training.concepts import SubjectTraining, learn_subject
+    from .client.training.image import ImageTwin
+    from .shared.contexts import Consent, PersonalizedSubject
+    from .shared.forms import Directions
+    from .shared.pictures import Picture
+
+    package = find_base(base)
+    model = ImageModel(package)
+    seen = [Picture.load(path, model.size) for path in pictures]
+    how = SubjectTraining(way=way, steps=steps, prior=prior)  # type: ignore[arg-type]
+    record = PersonalizedSubject(
+        name=name,
+        media=tuple(picture.encoded("png") for picture in seen),
+        media_type="image/png",
+        caption=kind,
+        consent=Consent(retrieve=True, train=True),
+    )
+    with opened(key_file, keyring) as device, console.status("learning"):
+        concept = learn_subject(
+            ImageTwin.of(package, fast=True),
+            model,
+            Directions.load(package.path("directions.safetensors")),
+            seen,
+            f"<{name}>",
+            kind,
+            how,
+        )
+        with device.store.transaction():
+            device.remember(record)
+            device.store.keep_concept(record.id, concept)
+    say(f"learned <{name}> from {len(seen)} pictures, record {record.id}")
+
+
 @device_app.command("export")
 def export(path: Path, key_file: KeyFile = None, keyring: InKeyring = False) -> None:
     """Write everything, decrypted, into a zip of plain files."""
