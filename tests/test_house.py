@@ -28,7 +28,9 @@ def modules() -> list[str]:
     [
         "locavore.client",
         "locavore.client.distribution",
+        "locavore.client.image_model",
         "locavore.shared.causal_graph",
+        "locavore.shared.diffusion_graph",
         "locavore.shared.forms",
         "locavore.shared.twin",
         "locavore.shared.wire",

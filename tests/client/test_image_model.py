@@ -89,7 +89,8 @@ def test_an_adapter_changes_pictures_until_it_is_taken_off(model: ImageModel) ->
     with model.bare():
         assert distance(model.generate(["red box"], QUICK)[0], bare) == 0
     assert distance(model.generate(["red box"], QUICK)[0], changed) == 0
-    half = Adapter(own.base_id, {s: (a, b / 2) for s, (a, b) in own.factors.items()})
+    factors = {s: (a, b * np.float32(0.5)) for s, (a, b) in own.factors.items()}
+    half = Adapter(own.base_id, factors)
     model.attach(half, half)
     assert distance(model.generate(["red box"], QUICK)[0], changed) < 0.1
     model.attach()

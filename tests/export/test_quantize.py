@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("onnx_ir", reason="needs the extra 'export'")
 
-from locavore.export.quantize import Bits, quantize_blocks
+from locavore.export.quantize import Bits, quantize_blocks, quantize_rows
 from locavore.shared.adapters import Array
 from locavore.shared.errors import BadInputError
 
@@ -68,3 +68,13 @@ def test_four_bits_keep_the_largest_value_of_a_block() -> None:
     weight = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
     found = quantize_blocks(weight, 4, 32).dequantize()
     assert np.abs(found - weight).max() < 1 / 8
+
+
+def test_a_kernel_has_one_scale_for_each_output_channel() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    weight[1] *= 100
+    weight[2] = 0
+    stored = quantize_rows(weight)
+    assert stored.scales.shape == (4,)
+    error = np.abs(stored.dequantize() - weight).reshape(4, -1).max(axis=1)
+    assert (error <= np.abs(weight).reshape(4, -1).max(axis=1) / 254 * 1.001).all()
