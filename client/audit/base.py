@@ -16,8 +16,6 @@ from .records import RecordAudit
 
 __all__ = ["audit_base"]
 
-_CANARIES = 50
-
 
 def audit_base(
     package: Package,
@@ -26,6 +24,7 @@ def audit_base(
     form: FormName = "core",
     rank: int = 2,
     records: int = 200,
+    canaries: int = 50,
     seed: int = 0,
 ) -> RecordAudit:
     """The audit of a plan on a base's shared adapter, with random texts for records.
@@ -35,6 +34,7 @@ def audit_base(
         plan: with noise.
         form, rank: of the shared adapter.
         records: how many.
+        canaries: in a round; no more than half the shared numbers are taken.
         seed: of the texts.
     """
     twin = AdaptedTwin(open_twin(package), package.base_id)
@@ -52,5 +52,5 @@ def audit_base(
         collate=token_batch,
         records=texts(records, 12),
         extremes=[*texts(1, 2), *texts(1, MAX_RECORD_TOKENS), [7] * MAX_RECORD_TOKENS],
-        canaries=min(_CANARIES, cohort.dim // 2),
+        canaries=min(canaries, cohort.dim // 2),
     )

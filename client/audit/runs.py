@@ -118,8 +118,8 @@ def audit_input_canaries(
 ) -> AuditedRun:
     """Canaries that are ordinary records, scored by their share in the change.
 
-    The change is written as a combination of the gradients that canaries and records have at the
-    start (least squares). The shares are not independent, so only the auditor that assumes nothing
+    The change is written as a combination of the gradients that canaries have at the start (least
+    squares). The shares are not independent, so only the auditor that assumes nothing
     gives a bound.
 
     Args:
@@ -129,9 +129,7 @@ def audit_input_canaries(
     """
     if len(canaries) < 2:
         raise BadInputError(f"at least two canaries are needed, got {len(canaries)}")
-    found = [cohort.gradients(torch.zeros(1, cohort.dim), collate([canary])) for canary in canaries]
-    rows = torch.cat([torch.cat([p.flatten(1) for p in one.parts.values()], 1) for one in found])
-    gradients = rows.double().numpy()
+    gradients = _at_the_start(cohort, collate, canaries)
     gradients -= gradients.mean(0)  # what all have in common tells none from another
     gradients /= np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
     there = _coins(len(canaries), rng)

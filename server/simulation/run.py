@@ -26,6 +26,7 @@ from ...client.training.adapted import AdaptedTwin
 from ...client.training.check import TrainingCheck, check_training
 from ...client.training.private import train_private
 from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
+from ...privacy.terms import plan_to
 from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
@@ -37,14 +38,16 @@ from .config import REFERENCE, SimulationConfig
 from .corpus import Corpus
 from .federation import SharedRun, Traffic, train_shared
 from .person import SimulatedPerson, Written
+from .recording import recording_to
 from .report import write_report
 from .scoring import score_losses, score_writing, summarize
 
-__all__ = ["Progress", "run_simulation"]
+__all__ = ["MESSAGES", "REPORT", "RESULT", "Progress", "run_simulation"]
 
 DIRECTIONS = "directions.safetensors"
 RESULT = "result.json"
 REPORT = "report.html"
+MESSAGES = "messages.jsonl"
 
 
 class Progress(Protocol):
@@ -182,6 +185,7 @@ class _Run:
         *,
         private: bool,
     ) -> SharedRun:
+        recorded = private and self.config.record
         with self._timed(phase):
             return train_shared(
                 people,
@@ -192,6 +196,7 @@ class _Run:
                 resume=self.resume,
                 private=private,
                 on_update=lambda: self.progress.step(phase),
+                tap=recording_to(self.folder / MESSAGES) if recorded else None,
             )
 
     def _train_private(
@@ -254,8 +259,7 @@ class _Run:
             },
             "data": {"name": self.data_name, "devices": [_describe(p) for p in people]},
             "plan": {
-                "unit": plan.unit,
-                **asdict(plan),
+                **plan_to(plan),
                 "digest": plan.digest,
                 "policy": self.config.policy,
                 "rank": self.config.rank,

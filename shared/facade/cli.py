@@ -276,6 +276,9 @@ def simulate(
         Optional[str],  # noqa: UP045
         typer.Option(help="What a training pass may take beyond the base, such as 600MB."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep all messages in the run's folder, for audits.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
 ) -> None:
     """Simulate a private federation and compare what personalization gains.
@@ -345,6 +348,7 @@ def simulate(
         ray_address=ray_address,
         workers=workers,
         memory_budget=memory_budget,
+        record=record,
         seed=seed,
     )
     package = find_base(str(_build(base, precision, None, force=False)))

@@ -24,6 +24,7 @@ from locavore.server.simulation.config import ARMS, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
 from locavore.server.simulation.grid import run_in_process
 from locavore.server.simulation.run import run_simulation
+from locavore.server.simulation.run_audit import audit_run, load_run
 from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, UserDocument
 from locavore.shared.errors import BadInputError, FederationError
@@ -100,6 +101,22 @@ def test_a_run_writes_what_it_promises(run: Callable[..., dict[str, Any]], tmp_p
     assert [row["round"] for row in result["rounds"]] == [1, 2]
     assert set(result["rounds"][1]["nll"]) == {"quill", "brisk"}
     assert all(check["effect"] > 0 for check in result["checks"].values())
+
+
+def test_a_run_is_recorded_where_that_is_asked_for(
+    package: Package, corpus: Corpus, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, record=True, reference=False)
+    result = run_simulation(package, corpus, config, tmp_path / "run", data_name="invented")
+    sections, reasons = audit_run(load_run(tmp_path / "run"))
+    assert [section.name for section in sections] == ["claims", "wire"]
+    assert not [f for section in sections for f in section.findings if not f.holds]
+    assert sections[0].findings[3].found == "4 left, 4 charged"
+    quoted = sum(len(sample["trace"]) for sample in result["samples"])
+    assert sections[1].findings[1].found.startswith(f"{2 + quoted} secrets")
+    assert set(reasons) == {"mechanism", "training"}
+    trained, _ = audit_run(load_run(tmp_path / "run", package), {"wire"})
+    assert [section.name for section in trained] == ["claims", "training"]
 
 
 class Listener:
