@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ pytest.importorskip("matplotlib", reason="the report needs the extra 'simulate'"
 pytest.importorskip("flwr", reason="the simulation needs the extra 'simulate'")
 pytest.importorskip("dp_accounting", reason="the claims need the extra 'train'")
 
+from locavore.audit_cli import audit_report
 from locavore.privacy.audit.evidence import LowerBound
 from locavore.privacy.audit.findings import Finding, against
 from locavore.privacy.audit.sections import AUDITS, Figure, Section, epsilon_bars, histogram
@@ -27,7 +26,7 @@ from locavore.server.simulation.audit_plots import found_at
 from locavore.server.simulation.audit_report import write_audit_report
 from locavore.server.simulation.recording import Recorder
 from locavore.server.simulation.run_audit import audit_run, load_run
-from locavore.shared.errors import BadInputError
+from locavore.shared.errors import BadInputError, PrivacyError
 
 from ...plans import record_plan, user_plan
 from ..summing import Fleet
@@ -160,7 +159,12 @@ def test_what_was_recorded_is_replayed(run: Path) -> None:
 
 def test_a_plan_for_users_is_audited_by_its_mechanism(run: Path) -> None:
     plan = user_plan(cohort=3, rounds=3)
-    change(run, lambda result: result["plan"].update({**plan_to(plan), "digest": plan.digest}))
+
+    def replace_plan(result: dict[str, Any]) -> None:
+        added = {key: result["plan"][key] for key in ("policy", "rank", "dim", "noise_source")}
+        result["plan"] = {**added, **plan_to(plan), "digest": plan.digest}
+
+    change(run, replace_plan)
     sections, _ = audit_run(load_run(run), {"wire"})
     found = {section.name: section for section in sections}["mechanism"]
     assert all(finding.holds for finding in found.findings)
@@ -206,28 +210,22 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def report(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "locavore.cli", "audit", "report", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_shell_joins_sections_that_lie_there_and_that_are_given(run: Path) -> None:
+def test_the_command_joins_sections_that_lie_there_and_that_are_given(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "audits").mkdir()
     (run / "audits" / "membership.json").write_text(attacked(2.0).to_json())
     more, out = run / "more.json", run / "page.html"
     finding = Finding(audit="update", claim="no text is read", found="none", holds=True)
     given = Section(name="update", title="Updates", threat="A server.", findings=(finding,))
     more.write_text(given.to_json())
-    done = report(str(run), str(more), "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(out), "no claim refuted in 8 audits"]
+    audit_report(run, [more], None, out)
+    told = capsys.readouterr().out.splitlines()
+    assert told == [str(out), "no claim refuted in 8 audits"]
     assert "None of 8 claims was refuted in 3 audits." in Page(out.read_text("utf-8")).text
     more.write_text(attacked(9.0).to_json())
-    told = report(str(run), str(more), "--out", str(out))
-    assert told.returncode != 0
-    assert "REFUTED 1 of 8: ε is at most 4" in told.stderr
-    assert "there is no file" in report(str(run), "nowhere.json").stderr
+    with pytest.raises(PrivacyError, match="REFUTED 1 of 8: ε is at most 4"):
+        audit_report(run, [more], None, out)
+    assert "REFUTED" in out.read_text("utf-8")
+    with pytest.raises(BadInputError, match=r"there is no file .*nowhere"):
+        audit_report(run, [run / "nowhere.json"], None, out)
