@@ -86,7 +86,7 @@ class _Read:
         published: what is said of the device.
         problem: why the ledger cannot be relied on; empty if it can.
         strays: charges that are not the plan's.
-        rounds: that were charged.
+        paid: how often it was charged for a round, those that were asked for again included.
         spent, planned: ε by the accountant, and a figure below which it is not; of the ledger's
             charges, and of the plan's in these rounds.
     """
@@ -94,7 +94,7 @@ class _Read:
     published: Published
     problem: str
     strays: Sequence[str]
-    rounds: Sequence[int]
+    paid: int
     spent: tuple[float, float]
     planned: tuple[float, float]
 
@@ -103,7 +103,7 @@ class _Read:
         try:
             charges = one.ledger.charges
         except PrivacyError as error:
-            return cls(one, str(error), (), (), (0.0, 0.0), (0.0, 0.0))
+            return cls(one, str(error), (), 0, (0.0, 0.0), (0.0, 0.0))
         mine = [charge for charge in charges if charge.purpose.endswith(f" {digest}")]
         rounds = list(dict.fromkeys(charge.round for charge in mine))
         planned, strays = _planned(plan, one.records, rounds)
@@ -111,7 +111,8 @@ class _Read:
         strays += [_stray(charge) for charge in mine if _bare(charge) not in map(_bare, planned)]
         problem = "" if charges else "nothing is in it"
         costs = [_costs(plan, some) for some in (charges, planned)]
-        return cls(one, problem, strays, rounds, costs[0], costs[1])
+        paid = sum(charge.unit == plan.unit for charge in mine)
+        return cls(one, problem, strays, paid, costs[0], costs[1])
 
 
 def _planned(
@@ -185,13 +186,13 @@ def _as_planned(read: Sequence[_Read]) -> Finding:
     return Finding(
         audit="claims",
         claim="the ledgers hold the plan's charges and no others",
-        found=_counted(sum(len(one.rounds) for one in read), "rounds charged", strays),
+        found=_counted(sum(one.paid for one in read), "rounds charged", strays),
         holds=not strays,
     )
 
 
 def _paid(read: Sequence[_Read], updates: int) -> Finding:
-    charged = sum(len(one.rounds) for one in read)
+    charged = sum(one.paid for one in read)
     return Finding(
         audit="claims",
         claim="every update that left a device was charged",

@@ -60,7 +60,7 @@ def _roc(figure: Figure, name: str) -> str:
             colour, style = SERIES[(place + 1) % len(SERIES)], _STYLES[place % len(_STYLES)]
             false, true = (np.maximum(side, _LEAST_RATE / 2) for side in curve)
             said = f"{label(attack, 30)}: {_at_rates(curve)}"
-            axes.plot(false, true, style, color=colour, lw=1.8, label=said)
+            axes.step(false, true, style, where="post", color=colour, lw=1.8, label=said)
             marks = [(rate, found_at(curve, rate)) for rate in _RATES]
             seen = [(rate, found) for rate, found in marks if found]
             axes.plot([x for x, _ in seen], [y for _, y in seen], "o", color=colour, ms=6)

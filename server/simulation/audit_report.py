@@ -142,10 +142,14 @@ def _audit(place: int, one: Section) -> str:
 
 def _findings(findings: Sequence[Finding]) -> str:
     rows = [
-        (escape(one.claim), escape(one.found), _verdict(one.holds), escape(one.audit))
+        (
+            f'{escape(one.claim)}<span class="by">{escape(one.audit)}</span>',
+            escape(one.found),
+            _verdict(one.holds),
+        )
         for one in findings
     ]
-    return table(("Claim", "Found", "Verdict", "Test"), rows)
+    return table(("Claim, and how it was tested", "Found", "Verdict"), rows)
 
 
 def _verdict(holds: bool) -> str:

@@ -97,6 +97,16 @@ def test_a_ledger_that_was_cut_or_changed_is_refuted(tmp_path: Path) -> None:
     assert claim in refuted(plan, honest, updates=0)
 
 
+def test_a_round_that_was_asked_for_again_is_paid_again(tmp_path: Path) -> None:
+    plan, honest = record_plan(), spent(record_plan(), tmp_path / "a.jsonl")
+    honest.ledger.charge(*plan.charges(3, RECORDS, [1, 2], task="text"))
+    again = replace(honest, epsilon=honest.ledger.epsilon())
+    assert again.epsilon > honest.epsilon
+    assert refuted(plan, again, updates=4) == []
+    assert refuted(plan, again, updates=5) == ["every update that left a device was charged"]
+    assert "below what its ledger" in refuted(plan, honest, updates=4)[0]
+
+
 def test_charges_of_something_else_are_named(tmp_path: Path) -> None:
     plan, honest = record_plan(), spent(record_plan(), tmp_path / "a.jsonl")
     other: RecordPlan = replace(plan, noise_multiplier=0.7)

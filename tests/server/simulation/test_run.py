@@ -119,6 +119,23 @@ def test_a_run_is_recorded_where_that_is_asked_for(
     assert [section.name for section in trained] == ["claims", "training"]
 
 
+def test_a_secure_sum_is_recorded_and_audited_with_the_plan_for_users(
+    package: Package, corpus: Corpus, tmp_path: Path
+) -> None:
+    people = [person(f"p{i}", "So it goes.", 34) for i in range(4)]
+    plan = user_plan(trust="secure-aggregation", cohort=4, rounds=1)
+    config = replace(CONFIG, plan=plan, record=True, reference=False)
+    run_simulation(
+        package, replace(corpus, people=tuple(people)), config, tmp_path / "run", data_name="x"
+    )
+    sections, reasons = audit_run(load_run(tmp_path / "run"))
+    assert [section.name for section in sections] == ["claims", "wire", "mechanism"]
+    assert not [f for section in sections for f in section.findings if not f.holds]
+    assert sections[0].findings[3].found == "4 left, 4 charged"
+    assert {row[0] for row in sections[1].figures[0].data["rows"]} > {"advertise", "mask", "open"}
+    assert reasons == {"training": "the run's plan claims nothing of records"}
+
+
 class Listener:
     """Keeps what a run says, in order."""
 
@@ -191,7 +208,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
         raw += repr([dict(r) for r in content.metric_records.values()]).encode()
         seen.append((direction, raw))
 
-    tapped = functools.partial(run_in_process, tap=tap)
+    def tapped(*arguments: Any, **options: Any) -> Any:
+        return run_in_process(*arguments, **{**options, "tap": tap})
+
     monkeypatch.setattr("locavore.server.simulation.federation.run_in_process", tapped)
     return seen
 
