@@ -133,23 +133,28 @@ def _audit(place: int, one: Section) -> str:
     figures = [_shown(f, f"s{place}-f{number}") for number, f in enumerate(one.figures)]
     body = (
         f'<div class="threat"><strong>Who attacks.</strong> {escape(one.threat)}</div>\n'
-        f"{_findings(one.findings)}\n" + "\n".join(figures)
+        f"{_findings(one)}\n" + "\n".join(figures)
     )
     if one.untested:
         body += f"\n<h3>What was not tested here</h3>\n{bullets(one.untested)}"
     return section(f"{one.title} ({one.name})", body)
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(one: Section) -> str:
     rows = [
         (
-            f'{escape(one.claim)}<span class="by">{escape(one.audit)}</span>',
-            escape(one.found),
-            _verdict(one.holds),
+            f'{escape(finding.claim)}<span class="by">{escape(_test(one, finding))}</span>',
+            escape(finding.found),
+            _verdict(finding.holds),
         )
-        for one in findings
+        for finding in one.findings
     ]
     return table(("Claim, and how it was tested", "Found", "Verdict"), rows)
+
+
+def _test(one: Section, finding: Finding) -> str:
+    """Which of an audit's tests it was, where there are several."""
+    return "" if finding.audit == one.name else finding.audit
 
 
 def _verdict(holds: bool) -> str:
