@@ -42,6 +42,7 @@ def test_the_version_is_the_installed_one() -> None:
         ("audit", "training"),
         ("audit", "update"),
         ("audit", "wire"),
+        ("audit", "report"),
         ("base", "build"),
         ("base", "fetch"),
         ("base", "list"),
@@ -210,9 +211,12 @@ def test_an_audit_says_one_verdict_and_writes_all(installed: str, tmp_path: Path
     out = tmp_path / "audit.json"
     done = locavore_command("audit", "training", "--base", installed, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    findings = json.loads(out.read_text())
+    section = json.loads(out.read_text())
+    findings = section["findings"]
     assert done.stdout.splitlines()[-1] == f"no claim refuted in {len(findings)} audits"
     assert {finding["audit"] for finding in findings} >= {"sensitivity", "canaries", "sampling"}
+    assert section["name"] == "training"
+    assert [figure["kind"] for figure in section["figures"]] == ["bars", "histogram"]
 
 
 @pytest.mark.parametrize(

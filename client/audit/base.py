@@ -14,8 +14,6 @@ from .records import RecordAudit
 
 __all__ = ["audit_base"]
 
-_CANARIES = 50
-
 
 def audit_base(
     package: Package,
@@ -24,6 +22,7 @@ def audit_base(
     form: FormName = "core",
     rank: int = 2,
     records: int = 200,
+    canaries: int = 50,
     seed: int = 0,
 ) -> RecordAudit:
     """The audit of a plan on a base's shared adapter, with random texts for records.
@@ -33,6 +32,7 @@ def audit_base(
         plan: with noise.
         form, rank: of the shared adapter.
         records: how many.
+        canaries: in a round; no more than half the shared numbers are taken.
         seed: of the texts.
     """
     twin = TextTwin.of(package)
@@ -50,5 +50,5 @@ def audit_base(
         collate=twin.collate,
         records=texts(records, 12),
         extremes=[*texts(1, 2), *texts(1, MAX_RECORD_TOKENS), [7] * MAX_RECORD_TOKENS],
-        canaries=min(_CANARIES, cohort.dim // 2),
+        canaries=min(canaries, cohort.dim // 2),
     )

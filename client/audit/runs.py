@@ -129,10 +129,7 @@ def audit_input_canaries(
     """
     if len(canaries) < 2:
         raise BadInputError(f"at least two canaries are needed, got {len(canaries)}")
-    found = [cohort.gradients(torch.zeros(1, cohort.dim), collate([canary])) for canary in canaries]
-    rows = torch.cat([torch.cat([p.flatten(1) for p in one.parts.values()], 1) for one in found])
-    gradients = rows.double().numpy()
-    gradients -= gradients.mean(0)  # what all have in common tells none from another
+    gradients = _at_the_start(cohort, collate, [*canaries, *records])
     gradients /= np.maximum(np.linalg.norm(gradients, axis=1, keepdims=True), 1e-300)
     there = _coins(len(canaries), rng)
     inside = [canary for canary, yes in zip(canaries, there, strict=True) if yes]
@@ -144,12 +141,12 @@ def audit_input_canaries(
 
 
 def _at_the_start(
-    cohort: Cohort, collate: Callable[[Sequence[Any]], Batch], canaries: Sequence[Any]
+    cohort: Cohort, collate: Callable[[Sequence[Any]], Batch], records: Sequence[Any]
 ) -> Doubles:
-    """Each canary's gradient where the adapter changes nothing yet, ``(m, dim)``."""
+    """Each record's gradient where the adapter changes nothing yet, ``(m, dim)``."""
     start, rows = torch.zeros(1, cohort.dim), []
-    for first in range(0, len(canaries), AT_ONCE):
-        found = cohort.gradients(start, collate(canaries[first : first + AT_ONCE]))
+    for first in range(0, len(records), AT_ONCE):
+        found = cohort.gradients(start, collate(records[first : first + AT_ONCE]))
         rows.append(torch.cat([part.flatten(1) for part in found.parts.values()], 1))
     gradients: Doubles = torch.cat(rows).double().cpu().numpy()
     return gradients

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .evidence import LowerBound
 
-__all__ = ["Finding", "against", "to_json", "verdict"]
+__all__ = ["Finding", "against", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,3 @@ def verdict(findings: Sequence[Finding]) -> str:
         return f"no claim refuted in {len(findings)} audits"
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
     return f"REFUTED {len(broken)} of {len(findings)}: {broken[0].claim}; {broken[0].found}{more}"
-
-
-def to_json(findings: Iterable[Finding]) -> str:
-    """The findings as a JSON list."""
-    return json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=1)

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from ...shared.errors import WireError
 from ...shared.wire import STEPS, Phase, Records, check_incoming, check_outgoing, check_step
 from .findings import Finding
+from .sections import Figure, Section
 
-__all__ = ["Recorded", "Secret", "forms", "wire_findings"]
+__all__ = ["Recorded", "Secret", "forms", "wire_findings", "wire_section"]
 
 Secret = str | bytes | Sequence[int] | npt.NDArray[Any]
 """A text, raw bytes, token ids, or numbers of an array."""
@@ -66,6 +67,57 @@ def wire_findings(
         _found(seen, secrets),
         _errors(seen),
     ]
+
+
+def wire_section(
+    messages: Iterable[Recorded], secrets: Mapping[str, Secret], *, width: int, plan: str
+) -> Section:
+    """The same with all that travelled; see :func:`wire_findings`."""
+    seen = list(messages)
+    untested = [
+        "Secrets that travel compressed or encrypted: their bytes are not found by a search.",
+        "What an update tells of records in ways other than by holding them.",
+        "That somebody takes part, when, and for how long: messages show it.",
+    ]
+    if not secrets:
+        untested.insert(0, "Secrets: none were given, so the bytes were searched for none.")
+    return Section(
+        name="wire",
+        title="What travelled",
+        threat="Somebody reads every message between the devices and the server, and knows the "
+        "wire's format. They look for a person's texts, token ids and private adapters, or for any "
+        "field that is not on the list of what may travel.",
+        findings=wire_findings(seen, secrets, width=width, plan=plan),
+        figures=(_travelled(seen),),
+        untested=untested,
+    )
+
+
+def _travelled(messages: Sequence[Recorded]) -> Figure:
+    kinds: dict[tuple[str, str], list[Recorded]] = {}
+    for one in messages:
+        kind = f"{one.phase or 'unknown'}{' error' * bool(one.error)}"
+        kinds.setdefault((kind, one.way), []).append(one)
+    rows = [
+        [kind, way, len(group), _fields(group), sum(len(one.raw) for one in group)]
+        for (kind, way), group in kinds.items()
+    ]
+    return Figure(
+        title="Every kind of message that travelled",
+        kind="table",
+        data={"head": ["message", "way", "how many", "fields", "bytes in all"], "rows": rows},
+    )
+
+
+def _fields(messages: Sequence[Recorded]) -> str:
+    """What is in them; a field that one of them has is named."""
+    found = {
+        f"{record}.{key}": None
+        for one in messages
+        for record, values in one.records.items()
+        for key in values
+    }
+    return ", ".join(found) or "none"
 
 
 def _listed(messages: Sequence[Recorded], width: int, plan: str) -> Finding:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,11 +38,13 @@ from ...privacy.audit.evidence import Estimate, LowerBound
 from ...privacy.audit.findings import Finding, against
 from ...privacy.audit.gaussian import cosine_bound, cosine_estimate, reference_bound
 from ...privacy.audit.noises import noise_findings
+from ...privacy.audit.openings import opening_findings
 from ...privacy.audit.promises import promised_deviations, promised_norm, silent_vote
 from ...privacy.audit.sampling import sampling_findings
+from ...privacy.audit.sections import Section, epsilon_bars, histogram
 from ...privacy.ledger import Ledger
 from ...privacy.noise import Doubles, NoiseSource, SecureNoise
-from ...privacy.plan import UserPlan
+from ...privacy.plan import Trust, UserPlan
 from ...privacy.secagg.session import Roster
 from ...shared.adapters import Array
 from ...shared.errors import BadInputError
@@ -55,6 +57,25 @@ _BASE = "audited"
 _LONG = 100.0  # times the clipping norm: what a canary device's change measures
 _SLACK = 1e-3  # of float32 releases
 _ROUNDED = 0.02  # of sums of whole numbers
+
+_RELEASED = (
+    "Somebody sees every shared vector that the server releases, and decides what all devices but "
+    "one send, and what that one sends if it takes part. They ask whether it does. "
+)
+_THREATS: Mapping[Trust, str] = {
+    "local": f"{_RELEASED}The server may be the attacker: it sees updates that are noised already.",
+    "secure-aggregation": f"{_RELEASED}The server may be the attacker and lie in the protocol of "
+    "the secure sum; enough devices are honest.",
+    "central": f"{_RELEASED}The server is trusted: it sees single updates without noise.",
+}
+_UNTESTED = (
+    "Noise that is correlated over the rounds, and plans that keep a device's rounds apart.",
+    "The ε of all rounds together by attack: the bound is for one round, and sampling and "
+    "composition were tested each by itself.",
+    "Randomness that an attacker can predict: noise was tested for its size and for repeating, not "
+    "for how its seed was drawn.",
+    "Time: how long a device or the server takes to answer.",
+)
 
 Change = Callable[[int, int], Doubles]
 """``(device, round)`` to its change ``(dim,)``."""
@@ -151,11 +172,44 @@ class UserAudit:
 
     def findings(self) -> list[Finding]:
         """All audits, in the order of the module's docstring."""
-        claim = self.claim_of_a_round
+        return self._findings(self.bounds())
+
+    def section(self) -> Section:
+        """All audits with what canaries showed, and under secure aggregation a lying server's."""
+        plan, scores = self.plan, self._scores()
+        claim, bounds = self.claim_of_a_round, self._bounds(*scores)
+        return Section(
+            name="mechanism",
+            title="User-level privacy through both sides' apps",
+            threat=_THREATS[plan.trust],
+            findings=(
+                *self._findings(bounds),
+                *(() if plan.makers is None else opening_findings()),
+            ),
+            figures=(
+                epsilon_bars(
+                    f"One round with every device in it (δ = {plan.delta:g})",
+                    [
+                        (name, claim, bound)
+                        for name, bound in zip(("known null", "cosines"), bounds, strict=True)
+                    ],
+                ),
+                histogram(
+                    "How much of each canary device is in a release, in clipping norms",
+                    {
+                        "devices that took part": scores[0],
+                        "directions that no device took": scores[1],
+                    },
+                ),
+            ),
+            untested=_UNTESTED,
+        )
+
+    def _findings(self, bounds: Sequence[LowerBound]) -> list[Finding]:
         return [
             *self.sensitivity(),
             *self.noises(),
-            *(against(claim, bound, audit="canary devices") for bound in self.bounds()),
+            *(against(self.claim_of_a_round, one, audit="canary devices") for one in bounds),
             *self.sampling(),
             *self.accounting(),
         ]
@@ -195,7 +249,9 @@ class UserAudit:
 
     def bounds(self) -> list[LowerBound]:
         """ε that canary devices show of one round with everybody."""
-        there, away, cosines = self._scores()
+        return self._bounds(*self._scores())
+
+    def _bounds(self, there: Doubles, away: Doubles, cosines: Doubles) -> list[LowerBound]:
         delta, confidence = self.plan.delta, self.confidence
         return [
             reference_bound(there, away, delta=delta, confidence=confidence),

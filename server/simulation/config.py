@@ -43,6 +43,8 @@ class SimulationConfig:
         ray_address: of a running Ray cluster; a local one is started when not given.
         workers: of Ray; as many as processors here when not given.
         memory_budget: bytes, or like ``600MB``, that a training pass may take beyond the base.
+        record: whether all messages of the private federation are kept in the run's folder, for
+            audits. They grow with what travels, and under central trust hold updates without noise.
         seed: of cohort, sampling and noise. Seeded noise is for public data only.
     """
 
@@ -62,6 +64,7 @@ class SimulationConfig:
     ray_address: str | None = None
     workers: int | None = None
     memory_budget: int | str | None = None
+    record: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

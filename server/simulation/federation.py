@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Message
 
 from ...client.app import make_client_app
 from ...client.engines import open_trainer
@@ -34,7 +35,7 @@ from ..app import FederationConfig, make_server_app
 from ..checkpoint import latest
 from .cohort import TrainRound, TrainsTogether
 from .config import SimulationConfig
-from .grid import draw_ids, run_in_process
+from .grid import Direction, draw_ids, run_in_process
 from .person import SimulatedPerson
 from .ray_engine import RayEngine
 
@@ -79,12 +80,14 @@ def train_shared(
     resume: bool = False,
     private: bool = True,
     on_update: Callable[[], None] = lambda: None,
+    tap: Callable[[Message, Direction], None] | None = None,
 ) -> SharedRun:
     """Train the shared vector over the devices that have enough records.
 
     Args:
         private: False trains the reference without noise; nothing is charged or measured then.
         on_update: called as often as devices have trained or measured, while they do.
+        tap: sees every message.
 
     Raises:
         FederationError: no device has enough records, or no round succeeded.
@@ -146,6 +149,7 @@ def train_shared(
             len(members),
             node_ids=ids,
             expect=together.expect,
+            tap=tap,
         )
     final = latest(checkpoints)
     if final is None or not any(row["applied"] for row in final.history):

@@ -19,20 +19,26 @@ from .config import BASE
 from .table import label, number, size
 
 __all__ = [
+    "INK",
+    "MUTED",
+    "SERIES",
+    "beside",
     "bytes_by_device",
+    "draw",
     "epsilon_by_device",
     "loss_by_arm",
     "loss_by_device",
     "loss_by_round",
+    "rows_of",
 ]
 
 Result = Mapping[str, Any]
 
 # Placeholders that matplotlib can draw with, and the variables that take their place.
-_INK, _MUTED, _GRID, _PAPER = "#010101", "#010102", "#010103", "#010104"
-_SERIES = tuple(f"#0202{n:02x}" for n in range(1, 7))
-_THEME = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--grid)", _PAPER: "var(--paper)"}
-_THEME |= {colour: f"var(--s{n})" for n, colour in enumerate(_SERIES, 1)}
+INK, MUTED, _GRID, _PAPER = "#010101", "#010102", "#010103", "#010104"
+SERIES = tuple(f"#0202{n:02x}" for n in range(1, 7))
+_THEME = {INK: "var(--ink)", MUTED: "var(--muted)", _GRID: "var(--grid)", _PAPER: "var(--paper)"}
+_THEME |= {colour: f"var(--s{n})" for n, colour in enumerate(SERIES, 1)}
 _MARKERS = "osD^vP"
 
 _WIDTH = 7.2  # inches; 518 user units of the SVG
@@ -45,7 +51,7 @@ _STYLE = {
     "axes.unicode_minus": False,
     "font.size": 9.5,
     "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
+    "axes.labelcolor": MUTED,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -54,11 +60,11 @@ _STYLE = {
     "grid.color": _GRID,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "text.color": _INK,
+    "text.color": INK,
     "xtick.color": _GRID,
     "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _INK,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
     "ytick.major.size": 0,
 }
 
@@ -69,16 +75,16 @@ def loss_by_arm(result: Result) -> str:
     arms = sorted((a for a in result["arms"] if scores.get(a)), key=lambda a: _worth(result, a))
 
     def paint(figure: Any) -> None:
-        axes = _rows(figure.subplots(), [label(arm, 32) for arm in arms])
+        axes = rows_of(figure.subplots(), [label(arm, 32) for arm in arms])
         for row, arm in enumerate(arms):
             dots, mean = [s["loss"] for s in scores[arm].values()], summary[arm]["loss"]
             colour, marker = _look(result, arm)
             axes.plot(dots, [row] * len(dots), marker, color=colour, alpha=0.6, mew=0, ms=7)
-            axes.plot([mean], [row], "|", color=_INK, ms=20, mew=2.5)
-            _beside(axes, row, number(mean))
+            axes.plot([mean], [row], "|", color=INK, ms=20, mew=2.5)
+            beside(axes, row, number(mean))
         axes.set_xlabel(f"{_unit(result)} (left is better); | mean of the devices")
 
-    return _draw("arms", "Held-out loss of every device, by arm", 0.9 + 0.36 * len(arms), paint)
+    return draw("arms", "Held-out loss of every device, by arm", 0.9 + 0.36 * len(arms), paint)
 
 
 def loss_by_device(result: Result) -> str:
@@ -88,13 +94,12 @@ def loss_by_device(result: Result) -> str:
     names = sorted(base, key=lambda name: (-base[name]["loss"], name))
 
     def paint(figure: Any) -> None:
-        axes = _rows(figure.subplots(), ["mean of the devices", *(label(name) for name in names)])
-        axes.axhline(0.5, color=_MUTED, lw=0.8)
+        axes = rows_of(figure.subplots(), ["mean of the devices", *(label(name) for name in names)])
+        axes.axhline(0.5, color=MUTED, lw=0.8)
         for place, arm in enumerate(arms):
             points = {0: result["summary"][arm]["loss"]}
-            points |= {
-                i: scores[arm][n]["loss"] for i, n in enumerate(names, 1) if n in scores[arm]
-            }
+            own = scores[arm]
+            points |= {i: own[n]["loss"] for i, n in enumerate(names, 1) if n in own}
             shift = (place - (len(arms) - 1) / 2) * 0.12
             rows = [row + shift for row in points]
             colour, marker = _look(result, arm)
@@ -103,7 +108,7 @@ def loss_by_device(result: Result) -> str:
         figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
 
     height = 1.5 + 0.34 * (len(names) + 1)
-    return _draw("devices", "Held-out loss of every arm, by device", height, paint)
+    return draw("devices", "Held-out loss of every arm, by device", height, paint)
 
 
 def loss_by_round(result: Result) -> str:
@@ -125,11 +130,11 @@ def loss_by_round(result: Result) -> str:
         for axes in list(figure.axes)[len(names) :]:
             axes.set_axis_off()
         figure.get_layout_engine().set(h_pad=0.08, w_pad=0.06)
-        figure.supxlabel("round", color=_MUTED, fontsize=9.5)
+        figure.supxlabel("round", color=MUTED, fontsize=9.5)
 
     columns = min(_PANELS, len(names))
     rows = math.ceil(len(names) / columns)
-    return _draw("rounds", "Held-out loss after each round, by device", 0.5 + 1.15 * rows, paint)
+    return draw("rounds", "Held-out loss after each round, by device", 0.5 + 1.15 * rows, paint)
 
 
 def epsilon_by_device(result: Result) -> str:
@@ -139,17 +144,17 @@ def epsilon_by_device(result: Result) -> str:
     end = 1.1 * max((e for e in spent.values() if math.isfinite(e) and e > 0), default=1.0)
 
     def paint(figure: Any) -> None:
-        axes = _rows(figure.subplots(), [label(name) for name in names])
+        axes = rows_of(figure.subplots(), [label(name) for name in names])
         for row, name in enumerate(names):
             finite = math.isfinite(spent[name])
-            reach, colour = (spent[name], _SERIES[1]) if finite else (end, _SERIES[3])
+            reach, colour = (spent[name], SERIES[1]) if finite else (end, SERIES[3])
             axes.plot([0, reach], [row, row], color=colour, lw=2)
             axes.plot([reach], [row], "o" if finite else ">", color=colour, ms=7, clip_on=False)
-            _beside(axes, row, number(spent[name], 2))
+            beside(axes, row, number(spent[name], 2))
         axes.set_xlim(0, end)
         axes.set_xlabel("ε over the whole federation (left is more private)")
 
-    return _draw("epsilon", "Privacy cost ε by device", 0.9 + _ROW * len(names), paint)
+    return draw("epsilon", "Privacy cost ε by device", 0.9 + _ROW * len(names), paint)
 
 
 def bytes_by_device(result: Result) -> str:
@@ -159,13 +164,13 @@ def bytes_by_device(result: Result) -> str:
     sent = [wire[n][way] for n in names for way in ("down", "up") if wire[n][way] > 0]
 
     def paint(figure: Any) -> None:
-        axes = _rows(figure.subplots(), [label(name) for name in names])
+        axes = rows_of(figure.subplots(), [label(name) for name in names])
         axes.set_xscale("log")
         axes.set_xlim(min([*sent, base]) / 3, max([*sent, base]) * 3)
-        axes.axvline(base, color=_MUTED, ls="--", lw=1.2, label=f"base, once: {size(base)}")
+        axes.axvline(base, color=MUTED, ls="--", lw=1.2, label=f"base, once: {size(base)}")
         for way, marker, shift, colour in (("down", "v", -0.13, 1), ("up", "^", 0.13, 2)):
             rows = {row + shift: wire[n][way] for row, n in enumerate(names) if wire[n][way] > 0}
-            look = {"color": _SERIES[colour], "ms": 6, "mew": 0}
+            look = {"color": SERIES[colour], "ms": 6, "mew": 0}
             axes.plot(list(rows.values()), list(rows), marker, label=f"adapters {way}", **look)
         axes.xaxis.set_major_formatter(lambda value, _: size(value))
         axes.minorticks_off()
@@ -173,7 +178,7 @@ def bytes_by_device(result: Result) -> str:
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4)
 
     height = 1.2 + 1.15 * _ROW * len(names)
-    return _draw("bytes", "Bytes on the wire by device, next to the base", height, paint)
+    return draw("bytes", "Bytes on the wire by device, next to the base", height, paint)
 
 
 def _panel(
@@ -186,18 +191,18 @@ def _panel(
 ) -> None:
     """One device's losses, around ``middle`` in a window of ``span``."""
     if base is not None:
-        axes.axhline(base, color=_MUTED, ls="--", lw=1)
-    axes.plot(*zip(*line, strict=True), "o-", color=_SERIES[1], ms=4, lw=1.5)
+        axes.axhline(base, color=MUTED, ls="--", lw=1)
+    axes.plot(*zip(*line, strict=True), "o-", color=SERIES[1], ms=4, lw=1.5)
     axes.set_ylim(middle - span / 2, middle + span / 2)
     axes.set_title(label(name, 20), fontsize=8.5, loc="left", pad=3)
     axes.locator_params(axis="y", nbins=3)
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
     axes.margins(x=0.12)
-    axes.tick_params(labelsize=8, labelcolor=_MUTED)
+    axes.tick_params(labelsize=8, labelcolor=MUTED)
     axes.grid(axis="y")
 
 
-def _rows(axes: Any, names: Sequence[str]) -> Any:
+def rows_of(axes: Any, names: Sequence[str]) -> Any:
     """Axes with a named row for each of ``names``, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -206,7 +211,7 @@ def _rows(axes: Any, names: Sequence[str]) -> Any:
     return axes
 
 
-def _beside(axes: Any, row: int, text: str) -> None:
+def beside(axes: Any, row: int, text: str) -> None:
     """Write at the right end of a row."""
     axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center")
 
@@ -214,7 +219,7 @@ def _beside(axes: Any, row: int, text: str) -> None:
 def _look(result: Result, arm: str) -> tuple[str, str]:
     """Colour and marker of an arm, the same in every plot."""
     place = list(result["arms"]).index(arm)
-    return _SERIES[place % len(_SERIES)], _MARKERS[place % len(_MARKERS)]
+    return SERIES[place % len(SERIES)], _MARKERS[place % len(_MARKERS)]
 
 
 def _unit(result: Result) -> str:
@@ -225,7 +230,7 @@ def _worth(result: Result, arm: str) -> tuple[float, str]:
     return float(result["summary"][arm]["loss"]), arm
 
 
-def _draw(name: str, title: str, height: float, paint: Callable[[Any], None]) -> str:
+def draw(name: str, title: str, height: float, paint: Callable[[Any], None]) -> str:
     """Let ``paint`` fill a figure of ``height`` inches, and return it as an SVG element."""
     try:
         import matplotlib.style

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ...shared.errors import BadInputError
 from ...shared.wire import MESSAGE_TYPES, describe
 from .grid import Direction, from_bytes, to_bytes
 
-__all__ = ["Recorder", "load_recording", "terms_of"]
+__all__ = ["Recorder", "load_recording", "recording_to", "terms_of"]
 
 _PHASES = {name: phase for phase, name in MESSAGE_TYPES.items()}
 
@@ -37,11 +37,17 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         """Write the recording."""
-        lines = [
-            json.dumps({"way": one.way, "raw": base64.b64encode(one.raw).decode()})
-            for one in self.messages
-        ]
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        path.write_text("".join(_line(one.way, one.raw) for one in self.messages), "utf-8")
+
+
+def recording_to(path: Path) -> Callable[[Message, Direction], None]:
+    """A tap for the grid that adds every message to a file, and keeps none in memory."""
+
+    def tap(message: Message, way: Direction) -> None:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(way, to_bytes(message)))
+
+    return tap
 
 
 def load_recording(path: Path) -> list[Recorded]:
@@ -75,6 +81,10 @@ def terms_of(messages: Sequence[Recorded]) -> tuple[int, str]:
         if one.way == "down" and {"dim", "plan"} <= set(said):
             return int(said["dim"]), str(said["plan"])
     raise BadInputError("no message of the recording broadcasts a shared vector")
+
+
+def _line(way: Direction, raw: bytes) -> str:
+    return json.dumps({"way": way, "raw": base64.b64encode(raw).decode()}) + "\n"
 
 
 def _recorded(message: Message, way: Direction, raw: bytes) -> Recorded:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import plots
 from .config import BASE, REFERENCE
+from .page import (
+    bullets,
+    cards,
+    escape,
+    figure,
+    plain,
+    quote,
+    section,
+    shown,
+    significant,
+    table,
+    terms,
+    write_page,
+)
 from .table import (
     HELPS,
     HURTS,
@@ -23,63 +36,11 @@ from .table import (
     verdict,
 )
 
-__all__ = ["write_report"]
+__all__ = ["GLOSSARY", "write_report"]
 
 Result = Mapping[str, Any]
 
-_CSS = """
-:root { color-scheme: light dark;
-  --ink: #1b1f24; --muted: #59616b; --grid: #dfe3e8; --paper: #ffffff; --raised: #f5f7f9;
-  --good: #00694b; --bad: #a83a00;
-  --s1: #6b7580; --s2: #0072b2; --s3: #b87a00; --s4: #cc5a00; --s5: #a8487f; --s6: #008a64; }
-@media (prefers-color-scheme: dark) { :root {
-  --ink: #e8eaed; --muted: #a3abb5; --grid: #343b44; --paper: #14171b; --raised: #1d2127;
-  --good: #4fd0a5; --bad: #ff9a5c;
-  --s1: #9aa4af; --s2: #56b4e9; --s3: #f0c04a; --s4: #f08238; --s5: #e39ac3; --s6: #35c295; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
-h2 { font-size: 1.2rem; margin: 3rem 0 .5rem; padding-top: .75rem;
-  border-top: 1px solid var(--grid); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-p, li, dd { max-width: 46rem; overflow-wrap: anywhere; }
-.lead { font-size: 1.15rem; font-weight: 600; }
-.small, figcaption, .by { color: var(--muted); font-size: .875rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .6rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--grid); }
-thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
-td.n, th.n { text-align: right; white-space: nowrap; }
-th .by, td .by { display: block; white-space: nowrap; font-weight: 400; }
-.arms tbody th { min-width: 8.5rem; }
-.helps, .not { font-weight: 600; white-space: nowrap; }
-.helps { color: var(--good); }
-.not { color: var(--bad); }
-figure { margin: 1.5rem 0; max-width: 48rem; }
-figure svg { display: block; width: 100%; min-width: 33rem; height: auto; }
-figure svg * { stroke-linejoin: round; }
-figure svg text { font-family: system-ui, -apple-system, "Segoe UI", sans-serif !important; }
-.texts { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
-.texts > div { background: var(--raised); border-radius: .4rem; padding: .75rem 1rem; }
-.texts h4 { margin: 0 0 .4rem; font-size: .875rem; color: var(--muted); }
-blockquote { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-.sample { margin-bottom: 2.5rem; }
-.pictures td { vertical-align: middle; max-width: 9rem; }
-.pictures img { display: block; image-rendering: pixelated; border-radius: .3rem; }
-.prompt { border-left: 3px solid var(--s2); padding-left: .75rem; margin: .5rem 0 1rem; }
-details { margin-top: .75rem; font-size: .9rem; }
-dt { font-weight: 600; margin-top: .75rem; }
-dd { margin: 0; }
-.plan { display: grid; gap: 0 1.5rem;
-  grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); }
-.plan dt { color: var(--muted); font-size: .875rem; font-weight: 400; }
-code { overflow-wrap: anywhere; font-size: .85em; }
-@media (max-width: 40rem) { th, td { padding: .35rem .45rem; } .lead { font-size: 1.05rem; } }
-"""
-
-_GLOSSARY = {
+GLOSSARY = {
     "Gain": "The base's loss minus the arm's, on the same held-out items. The interval holds 95 % "
     "of the means when the items are drawn again (paired bootstrap). An arm helps when the whole "
     "interval is above 0. Every item counts alike here, and every device in the mean loss, so "
@@ -120,57 +81,49 @@ def write_report(result: Result, path: Path) -> None:
         _checks(result),
         _timings(result),
         _devices(result),
-        _section("Notes", _list(result["notes"]) or "<p>None.</p>"),
-        _section("How to read this", _terms(_terms_of(result))),
+        section("Notes", bullets(result["notes"]) or "<p>None.</p>"),
+        section("How to read this", terms(_terms_of(result))),
     )
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_name(result)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, sections))
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    path.write_text(page, encoding="utf-8", errors="replace")  # data may hold half characters
+    write_page(_name(result), sections, path)
 
 
 def _terms_of(result: Result) -> dict[str, str]:
     measures = result["measures"]
     figures = [(f"Loss ({measures['loss']['title']})", measures["loss"]["said"])]
     figures += [(metric["title"], metric["said"]) for metric in measures["metrics"]]
-    return {**dict(figures), **_GLOSSARY, **measures["glossary"]}
+    return {**dict(figures), **GLOSSARY, **measures["glossary"]}
 
 
 def _answer(result: Result) -> str:
     first, *rest = summary_lines(result)
-    started = _e(str(result["started"])[:16].replace("T", " "))
+    started = escape(str(result["started"])[:16].replace("T", " "))
     return (
         f"<header><h1>{_name(result)}</h1>"
         f'<p class="small">Started {started}; took {number(result["wall_seconds"], 0)} s.</p>'
-        f'</header>\n<p class="lead">{_e(first)}</p>\n{_list(rest)}'
+        f'</header>\n<p class="lead">{escape(first)}</p>\n{bullets(rest)}'
     )
 
 
 def _arms(result: Result) -> str:
     if not result["summary"]:
-        return _section("Does it help?", "<p>No device had anything held out.</p>")
+        return section("Does it help?", "<p>No device had anything held out.</p>")
     heads = ("Arm", "Loss", "Gain over base", "Improved", "Worst device")
     titles = [metric["title"] for metric in result["measures"]["metrics"]]
     rows = [_arm_row(result, arm) for arm in result["arms"] if arm in result["summary"]]
     numbers = {1, 3, *range(5, 5 + len(titles))}
-    table = _table((*heads, *titles), rows, numbers=numbers)
-    per_arm = _figure(
+    figures = table((*heads, *titles), rows, numbers=numbers)
+    per_arm = figure(
         plots.loss_by_arm(result),
         "A dot is a device. The bar and the figure are the mean of the devices that the arm has.",
     )
-    per_device = _figure(
+    per_device = figure(
         plots.loss_by_device(result),
         "Devices for which the base is worst come first. A device without a mark does not have "
         "that arm; a mean is that of the devices which do.",
     )
-    body = (
-        f'<p>{_e(_compared(result))}</p>\n<div class="arms">{table}</div>\n{per_arm}\n{per_device}'
-    )
-    return _section("Does it help?", body)
+    said = f"<p>{escape(_compared(result))}</p>"
+    body = f'{said}\n<div class="arms">{figures}</div>\n{per_arm}\n{per_device}'
+    return section("Does it help?", body)
 
 
 def _compared(result: Result) -> str:
@@ -199,27 +152,29 @@ def _arm_row(result: Result, arm: str) -> tuple[str, ...]:
     best = arm == best_arm(result) and verdict(summary["gain"]) == HELPS
     note = '<span class="by">best</span>' if best else ""
     note = '<span class="by">for reference only</span>' if arm == REFERENCE else note
-    worst = f'{number(summary["worst_loss"])} <span class="by">{_e(summary["worst_device"])}</span>'
+    worst = (
+        f'{number(summary["worst_loss"])} <span class="by">{escape(summary["worst_device"])}</span>'
+    )
     metrics = result["measures"]["metrics"]
     figures = (number(summary.get(metric["key"]), metric["digits"]) for metric in metrics)
-    return (f"{_e(arm)}{note}", number(summary["loss"]), gain, improved, worst, *figures)
+    return (f"{escape(arm)}{note}", number(summary["loss"]), gain, improved, worst, *figures)
 
 
 def _rounds(result: Result) -> str:
     rounds = result["rounds"]
     if not any(entry["loss"] for entry in rounds):
-        return _section("Does it get better round by round?", "<p>No round was measured.</p>")
+        return section("Does it get better round by round?", "<p>No round was measured.</p>")
     caption = "Dashed: the base. All panels span the same range, so slopes can be compared."
     rows = [
         (
-            *(_e(entry[k]) for k in ("round", "asked", "averaged", "failed")),
-            _g(entry["change_norm"]),
+            *(escape(entry[k]) for k in ("round", "asked", "averaged", "failed")),
+            significant(entry["change_norm"]),
         )
         for entry in rounds
     ]
     heads = ("Round", "Asked", "Averaged", "Failed", "Norm of the change")
-    body = _figure(plots.loss_by_round(result), caption) + _table(heads, rows, numbers=range(5))
-    return _section("Does it get better round by round?", body)
+    body = figure(plots.loss_by_round(result), caption) + table(heads, rows, numbers=range(5))
+    return section("Does it get better round by round?", body)
 
 
 def _privacy(result: Result) -> str:
@@ -234,12 +189,12 @@ def _privacy(result: Result) -> str:
     if apart:
         caption += f" Not in the federation: {', '.join(apart)}."
     plot = plots.epsilon_by_device(result) if result["epsilon"] else ""
-    settings = {key.replace("_", " "): _plain(value) for key, value in plan.items()}
+    settings = {key.replace("_", " "): plain(value) for key, value in plan.items()}
     body = (
-        f"{_figure(plot, caption)}\n<h3>The plan</h3>\n<p>{_e(_signal(plan))}</p>\n"
-        f"{_terms(settings, 'plan')}"
+        f"{figure(plot, caption)}\n<h3>The plan</h3>\n<p>{escape(_signal(plan))}</p>\n"
+        f"{terms(settings, 'plan')}"
     )
-    return _section("What does it cost in privacy?", body)
+    return section("What does it cost in privacy?", body)
 
 
 def _signal(plan: Mapping[str, Any]) -> str:
@@ -257,54 +212,49 @@ def _signal(plan: Mapping[str, Any]) -> str:
 def _wire(result: Result) -> str:
     wire, base = result["wire"], result["base"]
     if not wire:
-        return _section("What goes over the wire?", "<p>No adapter travelled.</p>")
+        return section("What goes over the wire?", "<p>No adapter travelled.</p>")
     down, up = (spread((w[way] for w in wire.values()), "bytes") for way in ("down", "up"))
     caption = (
         f"A device receives {down} and sends {up} over the whole federation. The base "
         f"({base['name']}, {base['precision']}, {size(base['bytes'])}) is downloaded once."
     )
-    return _section("What goes over the wire?", _figure(plots.bytes_by_device(result), caption))
+    return section("What goes over the wire?", figure(plots.bytes_by_device(result), caption))
 
 
 def _samples(result: Result) -> str:
     if not result["samples"]:
         return ""
-    return _section("Before and after", "\n".join(map(_sample, result["samples"])))
+    return section("Before and after", "\n".join(map(_sample, result["samples"])))
 
 
 def _sample(sample: Mapping[str, Any]) -> str:
     if "grid" in sample:
-        rows = [tuple(map(_shown, row)) for row in sample["grid"]["rows"]]
-        table = _table(sample["grid"]["head"], rows)
+        rows = [tuple(map(shown, row)) for row in sample["grid"]["rows"]]
+        grid = table(sample["grid"]["head"], rows)
         return (
-            f'<article class="sample"><h3 dir="auto">{_e(sample["device"])}</h3>'
-            f'<div class="pictures">{table}</div></article>'
+            f'<article class="sample"><h3 dir="auto">{escape(sample["device"])}</h3>'
+            f'<div class="pictures">{grid}</div></article>'
         )
     arms = dict(sample["arms"])
-    shown = {f"Before: {BASE}": arms.pop(BASE)} if BASE in arms else {}
+    cases = {f"Before: {BASE}": arms.pop(BASE)} if BASE in arms else {}
     if arms:
         last = list(arms)[-1]  # the arm with the most in it, which the trace belongs to
-        shown[f"After: {last}"] = arms.pop(last)
-    shown["What it really was"] = sample["truth"]
-    more = f"<details><summary>Other arms</summary>{_cards(arms)}</details>" if arms else ""
+        cases[f"After: {last}"] = arms.pop(last)
+    cases["What it really was"] = sample["truth"]
+    more = f"<details><summary>Other arms</summary>{cards(arms)}</details>" if arms else ""
     return (
-        f'<article class="sample"><h3 dir="auto">{_e(sample["device"])}</h3>'
-        f'<div class="prompt"><span class="by">Prompt</span>{_quote(sample["prompt"])}</div>'
-        f"{_cards(shown)}{more}{_trace(sample['trace'])}</article>"
+        f'<article class="sample"><h3 dir="auto">{escape(sample["device"])}</h3>'
+        f'<div class="prompt"><span class="by">Prompt</span>{quote(sample["prompt"])}</div>'
+        f"{cards(cases)}{more}{_trace(sample['trace'])}</article>"
     )
-
-
-def _cards(texts: Mapping[str, str]) -> str:
-    cards = (f"<div><h4>{_e(title)}</h4>{_quote(text)}</div>" for title, text in texts.items())
-    return f'<div class="texts">{"".join(cards)}</div>'
 
 
 def _trace(trace: Sequence[Mapping[str, Any]]) -> str:
     if not trace:
         return ""
     passages = "".join(
-        f"<li><code>{_e(hit['source'])}: {_e(hit['uri'])}</code> "
-        f'<span dir="auto">{_e(hit["text"])}</span></li>'
+        f"<li><code>{escape(hit['source'])}: {escape(hit['uri'])}</code> "
+        f'<span dir="auto">{escape(hit["text"])}</span></li>'
         for hit in trace
     )
     count = f"{len(trace)} passage{'s' * (len(trace) > 1)} of the author's own"
@@ -316,7 +266,13 @@ def _checks(result: Result) -> str:
         return ""
     heads = ("Device", "Effect", "After saving", "Runtime, base", "Runtime, adapted")
     rows = [
-        (_e(name), *(_g(check[k]) for k in ("effect", "saved", "runtime_base", "runtime_adapted")))
+        (
+            escape(name),
+            *(
+                significant(check[k])
+                for k in ("effect", "saved", "runtime_base", "runtime_adapted")
+            ),
+        )
         for name, check in result["checks"].items()
     ]
     body = (
@@ -324,89 +280,30 @@ def _checks(result: Result) -> str:
         "adapter read back from its file must differ by about 0; and the device runtime must be "
         "about as close to the trained model with the adapter as it is without.</p>\n"
     )
-    return _section(
-        "Was the adapter trained, and does it run?", body + _table(heads, rows, range(1, 5))
+    return section(
+        "Was the adapter trained, and does it run?", body + table(heads, rows, range(1, 5))
     )
 
 
 def _timings(result: Result) -> str:
     wall = result["wall_seconds"]
     rows = [
-        (_e(part), number(took, 1), f"{took / wall:.0%}" if wall else "–")
+        (escape(part), number(took, 1), f"{took / wall:.0%}" if wall else "–")
         for part, took in result["seconds"].items()
     ]
     rows.append(("whole run", number(wall, 1), ""))
-    return _section("Where did the time go?", _table(("Part", "Seconds", "Share"), rows, {1, 2}))
+    return section("Where did the time go?", table(("Part", "Seconds", "Share"), rows, {1, 2}))
 
 
 def _devices(result: Result) -> str:
     heads = ("Device", "Training texts", "Held out", "Personalized by", "Why")
     rows = [
-        tuple(_e(device[key]) for key in ("name", "train", "held_out", "mode", "note"))
+        tuple(escape(device[key]) for key in ("name", "train", "held_out", "mode", "note"))
         for device in result["data"]["devices"]
     ]
-    return _section("The devices", _table(heads, rows, {1, 2}))
+    return section("The devices", table(heads, rows, {1, 2}))
 
 
 def _name(result: Result) -> str:
     base = result["base"]
-    return _e(f"Simulation: {result['data']['name']} on {base['name']} ({base['precision']})")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{_e(title)}</h2>\n{body}\n</section>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    drawn = f'<div class="scroll" tabindex="0">{svg}</div>' if svg else ""
-    return f"<figure>{drawn}<figcaption>{_e(caption)}</figcaption></figure>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    """A table of cells that are HTML already; the first of each row is its heading."""
-    right = set(numbers)
-    kinds = [' class="n"' if i in right else "" for i in range(len(heads))]
-    top = "".join(f'<th scope="col"{k}>{_e(h)}</th>' for h, k in zip(heads, kinds, strict=True))
-    lines = []
-    for first, *cells in rows:
-        rest = "".join(f"<td{k}>{c}</td>" for c, k in zip(cells, kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row" dir="auto"{kinds[0]}>{first}</th>{rest}</tr>')
-    body = "\n".join(lines)
-    return (
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{top}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table></div>"
-    )
-
-
-def _list(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{_e(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else ""
-
-
-def _terms(terms: Mapping[str, str], kind: str = "terms") -> str:
-    pairs = (f"<div><dt>{_e(t)}</dt><dd>{_e(said)}</dd></div>" for t, said in terms.items())
-    return f'<dl class="{kind}">{"".join(pairs)}</dl>'
-
-
-def _shown(value: Any) -> str:
-    """A text, or a picture: ``{"png": base64, "said": what it shows}``."""
-    if not isinstance(value, Mapping):
-        return _e(value)
-    source = f"data:image/png;base64,{value['png']}"
-    return f'<img src="{source}" alt="{_e(value["said"])}" width="96" height="96">'
-
-
-def _quote(text: object) -> str:
-    return f'<blockquote dir="auto">{_e(text)}</blockquote>'
-
-
-def _plain(value: object) -> str:
-    return _g(value) if isinstance(value, float) else str(value)
-
-
-def _g(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}".replace("inf", "∞")
-
-
-def _e(text: object) -> str:
-    return html.escape(str(text))
+    return escape(f"Simulation: {result['data']['name']} on {base['name']} ({base['precision']})")

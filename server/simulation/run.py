@@ -26,6 +26,7 @@ from ...client.training.adapted import AdaptedTwin
 from ...client.training.check import TrainingCheck, check_training
 from ...client.training.private import train_private
 from ...privacy.plan import PrivacyPlan, RecordPlan, UserPlan
+from ...privacy.terms import plan_to
 from ...shared.adapters import load_adapter, save_adapter
 from ...shared.errors import FederationError
 from ...shared.forms import Directions, SharedForm
@@ -34,15 +35,17 @@ from ..aggregation import POLICIES
 from .config import REFERENCE, SimulationConfig
 from .federation import SharedRun, Traffic, train_shared
 from .person import SimulatedPerson
+from .recording import recording_to
 from .report import write_report
 from .scoring import Losses, Scores, score_losses, score_made, summarize
 from .study import Made, Metric, Study
 
-__all__ = ["Progress", "run_simulation"]
+__all__ = ["MESSAGES", "REPORT", "RESULT", "Progress", "run_simulation"]
 
 DIRECTIONS = "directions.safetensors"
 RESULT = "result.json"
 REPORT = "report.html"
+MESSAGES = "messages.jsonl"
 
 
 class Progress(Protocol):
@@ -174,6 +177,7 @@ class _Run:
         *,
         private: bool,
     ) -> SharedRun:
+        recorded = private and self.config.record
         with self._timed(phase):
             return train_shared(
                 people,
@@ -184,6 +188,7 @@ class _Run:
                 resume=self.resume,
                 private=private,
                 on_update=lambda: self.progress.step(phase),
+                tap=recording_to(self.folder / MESSAGES) if recorded else None,
             )
 
     def _train_private(
@@ -239,8 +244,7 @@ class _Run:
             "measures": _measures(self.study),
             "data": {"name": self.study.data_name, "devices": [_describe(p) for p in people]},
             "plan": {
-                "unit": plan.unit,
-                **asdict(plan),
+                **plan_to(plan),
                 "digest": plan.digest,
                 "policy": self.config.policy,
                 "rank": self.config.rank,

@@ -22,6 +22,7 @@ __all__ = [
     "check_result",
     "headline",
     "label",
+    "noise_line",
     "number",
     "paired_losses",
     "privacy_line",
@@ -190,7 +191,7 @@ def summary_lines(result: Mapping[str, Any]) -> list[str]:
         BadInputError: ``result`` is of another version, or incomplete.
     """
     check_result(result)
-    lines = [headline(result), unhelpful_line(result), privacy_line(result), _noise_line(result)]
+    lines = [headline(result), unhelpful_line(result), privacy_line(result), noise_line(result)]
     lines += [_wire_line(result), _worst_line(result)]
     return [" ".join(line.split()) for line in lines if line]
 
@@ -238,7 +239,8 @@ def _title(result: Mapping[str, Any]) -> str:
     return f"{label(result['data']['name'], 32)} on {name}, {count} {_devices(count)}"
 
 
-def _noise_line(result: Mapping[str, Any]) -> str:
+def noise_line(result: Mapping[str, Any]) -> str:
+    """That the noise can be repeated, where it can and an ε is claimed; empty elsewhere."""
     source = str(result["plan"]["noise_source"])
     claimed = any(e is not None and math.isfinite(e) for e in result["epsilon"].values())
     if not source.startswith("seeded") or not claimed:

@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 
 from .home import find_base
-from .shared.errors import BadInputError, MissingExtraError, PrivacyError
+from .shared.errors import BadInputError
+from .terminal import require, say_section
 
 if TYPE_CHECKING:
-    from .privacy.audit.sections import Section
+    pass
 
 __all__ = ["audit_membership", "audit_update"]
 
@@ -58,7 +59,7 @@ def audit_membership(
     out: Out = None,
 ) -> None:
     """Audit membership: can those that an adapter was trained on be told from others?"""
-    _require("dp_accounting", "scipy", "torch")
+    require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.attacked import attack_membership
     from .client.training.private import PrivateTraining
     from .privacy.plan import RecordPlan
@@ -88,7 +89,7 @@ def audit_membership(
         shadows=shadows,
         samples=samples,
     )
-    _say(audit.section(), out)
+    say_section(console, audit.section(), out)
 
 
 def audit_update(
@@ -105,7 +106,7 @@ def audit_update(
     out: Out = None,
 ) -> None:
     """Audit updates: can a text be read off what its device sends, or off a sum of many?"""
-    _require("dp_accounting", "scipy", "torch")
+    require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.attacked import attack_updates
     from .privacy.plan import RecordPlan
 
@@ -125,7 +126,7 @@ def audit_update(
         rank=rank,
         tokens=tokens,
     )
-    _say(audit.section(), out)
+    say_section(console, audit.section(), out)
 
 
 _PER_USER = 4
@@ -147,30 +148,6 @@ def _texts(data: Path | None, unit: str, count: int) -> tuple[list[list[str]], l
     return [texts[:_PER_USER] for texts in users[:count]], public
 
 
-def _say(section: Section, out: Path | None) -> None:
-    """One line a finding, the verdict last.
-
-    Raises:
-        PrivacyError: a claim is refuted.
-    """
-    from .privacy.audit.findings import verdict
-
-    if out is not None:
-        out.write_text(section.to_json() + "\n", "utf-8")
-    for finding in section.findings:
-        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
-    if not all(finding.holds for finding in section.findings):
-        raise PrivacyError(verdict(section.findings))
-    console.print(verdict(section.findings), highlight=False, soft_wrap=True)
-
-
 def _one_of(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise BadInputError(f"{option} must be {' or '.join(known)}, got {value!r}")
-
-
-def _require(*modules: str) -> None:
-    from importlib.util import find_spec
-
-    if any(find_spec(module) is None for module in modules):
-        raise MissingExtraError("train", "this audit")

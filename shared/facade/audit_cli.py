@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,10 +10,11 @@ import typer
 from rich.console import Console
 
 from .home import find_base
-from .shared.errors import BadInputError, MissingExtraError, PrivacyError
+from .shared.errors import BadInputError, PrivacyError
+from .terminal import require, say_section
 
 if TYPE_CHECKING:
-    from .privacy.audit.findings import Finding
+    pass
 
 __all__ = ["audit_app"]
 
@@ -30,7 +30,7 @@ Relation = Annotated[
 ]
 Out = Annotated[
     Optional[Path],  # noqa: UP045  # typer reads this form
-    typer.Option(help="JSON file of all findings."),
+    typer.Option(help="JSON file of findings and figures, for the report."),
 ]
 
 
@@ -44,8 +44,7 @@ def audit_mechanism(
     out: Out = None,
 ) -> None:
     """Audit user-level privacy: canary devices through the apps of both sides, in seconds."""
-    _require("simulate", "dp_accounting", "flwr", "torch")
-    from .privacy.audit.openings import opening_findings
+    require("simulate", "this audit", "dp_accounting", "flwr", "torch")
     from .privacy.plan import UserPlan
     from .server.simulation.audit import UserAudit
 
@@ -56,10 +55,7 @@ def audit_mechanism(
         noise_multiplier=noise,
         relation=relation,  # type: ignore[arg-type]
     )
-    findings = UserAudit(plan=plan).findings()
-    if plan.makers is not None:
-        findings += opening_findings()
-    _say(findings, out)
+    say_section(console, UserAudit(plan=plan).section(), out)
 
 
 @audit_app.command("training")
@@ -76,7 +72,7 @@ def audit_training(
     out: Out = None,
 ) -> None:
     """Audit record-level privacy: the private training of a base, with made-up records."""
-    _require("train", "dp_accounting", "scipy", "torch")
+    require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.base import audit_base
     from .privacy.plan import RecordPlan
 
@@ -91,7 +87,7 @@ def audit_training(
     if form not in ("core", "ffa"):
         raise BadInputError(f"--form must be core or ffa, got {form!r}")
     audit = audit_base(find_base(base), plan, form=form, rank=rank, records=_PUBLIC)  # type: ignore[arg-type]
-    _say(audit.findings(), out)
+    say_section(console, audit.section(), out)
 
 
 @audit_app.command("wire")
@@ -108,10 +104,10 @@ def audit_wire(
     out: Out = None,
 ) -> None:
     """Audit a recorded run: every message against the allow-list, every byte for secrets."""
-    _require("federate", "flwr")
+    require("federate", "this audit", "flwr")
     import numpy as np
 
-    from .privacy.audit.wire import Secret, wire_findings
+    from .privacy.audit.wire import Secret, wire_section
     from .server.simulation.recording import load_recording, terms_of
     from .shared.adapters import load_adapter
 
@@ -125,28 +121,47 @@ def audit_wire(
         factors = load_adapter(folder).factors.values()
         planted[str(folder)] = np.concatenate([part.ravel() for pair in factors for part in pair])
     width, plan = terms_of(messages)
-    _say(wire_findings(messages, planted, width=width, plan=plan), out)
+    say_section(console, wire_section(messages, planted, width=width, plan=plan), out)
 
 
-def _say(findings: Sequence[Finding], out: Path | None) -> None:
-    """One line a finding, the verdict last.
+@audit_app.command("report")
+def audit_report(
+    run: Annotated[Path, typer.Argument(help="Folder of a simulated run.")],
+    sections: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(help="Sections that other audits wrote; those in RUN/audits are taken too."),
+    ] = None,
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The run's base, by name or path, for quick audits of training."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Audit a run and join all sections in one page, for a lawyer and for an engineer.
 
-    Raises:
-        PrivacyError: a claim is refuted.
+    Holds the ε that was published against the ledgers and the plan, searches what was recorded,
+    sends canary devices where the plan protects users, and names what was not audited.
     """
-    from .privacy.audit.findings import to_json, verdict
+    require("simulate", "this audit", "dp_accounting", "flwr", "matplotlib", "torch")
+    from .privacy.audit.findings import verdict
+    from .privacy.audit.sections import Section
+    from .server.simulation.audit_report import write_audit_report
+    from .server.simulation.run_audit import audit_run, load_run
 
-    if out is not None:
-        out.write_text(to_json(findings) + "\n", "utf-8")
-    for finding in findings:
-        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
+    found = load_run(run, find_base(base) if base else None)
+    paths = dict.fromkeys(path.resolve() for path in [*found.kept, *(sections or [])])
+    given = [Section.from_json(_text(path)) for path in paths]
+    made, reasons = audit_run(found, {one.name for one in given})
+    everything = [*made, *given]
+    write_audit_report(found.result, everything, out, reasons=reasons)
+    console.print(str(out), highlight=False, markup=False, soft_wrap=True)
+    findings = [finding for one in everything for finding in one.findings]
     if not all(finding.holds for finding in findings):
         raise PrivacyError(verdict(findings))
     console.print(verdict(findings), highlight=False, soft_wrap=True)
 
 
-def _require(extra: str, *modules: str) -> None:
-    from importlib.util import find_spec
-
-    if any(find_spec(module) is None for module in modules):
-        raise MissingExtraError(extra, "this audit")
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise BadInputError(f"there is no file {path}")
+    return path.read_text("utf-8")

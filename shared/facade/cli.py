@@ -29,10 +29,10 @@ from .leaks_cli import leaks_app
 from .member_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
-from .shared.errors import BadInputError, LocavoreError, MissingExtraError
+from .shared.errors import BadInputError, LocavoreError
 from .shared.tasks import Task
 from .tasks_cli import tasks
-from .terminal import Clock, status
+from .terminal import Clock, require, status
 
 __all__ = ["app", "main", "require"]
 
@@ -348,6 +348,9 @@ def simulate(
         Optional[str],  # noqa: UP045
         typer.Option(help="What a training pass may take beyond the base, such as 600MB."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep all messages in the run's folder, for audits.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of sampling and noise.")] = 0,
 ) -> None:
     """Simulate a private federation and compare what personalization gains.
@@ -355,7 +358,7 @@ def simulate(
     Trains a shared adapter with differential privacy across devices, then a private adapter on
     each, and compares them with the bare base on writing that is later than all training.
     """
-    require("simulate", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
+    require("simulate", "this command", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
     from .client.training.local import LocalTraining
     from .client.training.optimizers import Optimizer
     from .client.training.private import PrivateTraining
@@ -430,6 +433,7 @@ def simulate(
         ray_address=ray_address,
         workers=workers,
         memory_budget=memory_budget,
+        record=record,
         seed=seed,
     )
     package = find_base(str(_build(base or chosen.base, precision, None, force=False)))
@@ -452,7 +456,7 @@ def _build(source: str, precision: str, public_text: Path | None, *, force: bool
     folder = bases_folder() / f"{name}-{precision}"
     if folder in installed_bases() and not force:
         return folder
-    require("export", "gguf", "onnx", "onnxscript", "torch", "transformers")
+    require("export", "this command", "gguf", "onnx", "onnxscript", "torch", "transformers")
     from .export.build import BuildPlan, build_text_base
     from .export.sources import is_image_base, load_source
 
@@ -469,7 +473,7 @@ def _build(source: str, precision: str, public_text: Path | None, *, force: bool
 
 
 def _build_image(source: str, folder: Path, precision: str, public: Path | None) -> None:
-    require("export", "diffusers")
+    require("export", "this command", "diffusers")
     from .export.build_images import ImagePlan, build_image_base
     from .export.image_sources import load_image_source, load_public
 
@@ -485,7 +489,7 @@ def _build_encoder(source: str, *, force: bool) -> None:
     if folder in installed_bases() and not force:
         console.print(f"built already: {folder}", highlight=False, soft_wrap=True)
         return
-    require("export", "onnx", "onnxscript", "torch", "transformers")
+    require("export", "this command", "onnx", "onnxscript", "torch", "transformers")
     from .export.encoder import build_text_encoder, load_encoder
 
     with status(console, f"building text encoder {folder.name}") as say:
@@ -510,14 +514,6 @@ def _public_texts(folder: Path | None) -> tuple[str, ...]:
         for file in files
         for passage in cut_passages(file.read_text("utf-8"), max_words=75, min_words=30)
     )[:_DIRECTION_TEXTS]
-
-
-def require(extra: str, *modules: str) -> None:
-    """Raise MissingExtraError, which names the extra, where a module is not installed."""
-    from importlib.util import find_spec
-
-    if any(find_spec(module) is None for module in modules):
-        raise MissingExtraError(extra, "this command")
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ from rich.console import Console
 from .audit_cli import Clip, Noise, Relation
 from .device_cli import InKeyring, KeyFile, opened
 from .home import find_base, vault_folder
-from .shared.errors import BadInputError, MissingExtraError, PrivacyError
+from .shared.errors import BadInputError
+from .terminal import require, say_section
 
 if TYPE_CHECKING:
     from .client.retrieval import Embedder
     from .client.runtime import TextModel
     from .client.training.text import TextTwin
-    from .privacy.audit.sections import Section
     from .shared.forms import Directions, FormName
 
 __all__ = ["leaks_app"]
@@ -68,7 +68,7 @@ def audit_extraction(
     out: Out = None,
 ) -> None:
     """Plant secrets among records, train adapters on them, and try to get them out again."""
-    _require("dp_accounting", "scipy", "torch")
+    require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.extraction import ExtractionAudit
     from .client.training.private import PrivateTraining
     from .privacy.plan import RecordPlan
@@ -94,7 +94,7 @@ def audit_extraction(
         references=references,
         seed=seed,
     )
-    _say(audit.section(), out)
+    say_section(console, audit.section(), out)
 
 
 @leaks_app.command("retrieval")
@@ -142,7 +142,7 @@ def audit_retrieval(
         with shelf.device:
             audit = RetrievalAudit(shelf=shelf, attacks=attacks, public=texts, seed=seed)
             section = audit.section()
-    _say(section, out)
+    say_section(console, section, out)
 
 
 @leaks_app.command("attributes")
@@ -164,7 +164,7 @@ def audit_attributes(
     out: Out = None,
 ) -> None:
     """Read from adapters of made-up people what they write about, with and without noise."""
-    _require("dp_accounting", "scipy", "torch")
+    require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.attributes import AttributeAudit
     from .client.training.private import PrivateTraining
     from .privacy.plan import RecordPlan, UserPlan
@@ -196,7 +196,7 @@ def audit_attributes(
         people=people,
         seed=seed,
     )
-    _say(audit.section(), out)
+    say_section(console, audit.section(), out)
 
 
 def _base(name: str) -> tuple[TextTwin, TextModel, Directions]:
@@ -252,27 +252,3 @@ def _form(name: str) -> FormName:
     if name == "ffa":
         return "ffa"
     raise BadInputError(f"--form must be core or ffa, got {name!r}")
-
-
-def _say(section: Section, out: Path | None) -> None:
-    """One line a finding, the verdict last.
-
-    Raises:
-        PrivacyError: a claim is refuted.
-    """
-    from .privacy.audit.findings import verdict
-
-    if out is not None:
-        out.write_text(section.to_json() + "\n", "utf-8")
-    for finding in section.findings:
-        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
-    if not all(finding.holds for finding in section.findings):
-        raise PrivacyError(verdict(section.findings))
-    console.print(verdict(section.findings), highlight=False, soft_wrap=True)
-
-
-def _require(*modules: str) -> None:
-    from importlib.util import find_spec
-
-    if any(find_spec(module) is None for module in modules):
-        raise MissingExtraError("train", "this audit")

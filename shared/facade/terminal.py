@@ -6,13 +6,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-__all__ = ["Clock", "end_on_sigterm", "status"]
+from .shared.errors import MissingExtraError, PrivacyError
+
+if TYPE_CHECKING:
+    from .privacy.audit.sections import Section
+
+__all__ = ["Clock", "end_on_sigterm", "require", "say_section", "status"]
 
 
 def end_on_sigterm() -> None:
@@ -122,3 +129,28 @@ class Clock:
 
     def _ahead(self) -> float:
         return sum(left * self._costs[phase] for phase, left in self._left.items())
+
+
+def require(extra: str, what: str, *modules: str) -> None:
+    """Raise MissingExtraError, which names the extra, where a module is not installed."""
+    from importlib.util import find_spec
+
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtraError(extra, what)
+
+
+def say_section(console: Console, section: Section, out: Path | None) -> None:
+    """Keep an audit's section in a file, if given; print a line a finding, the verdict last.
+
+    Raises:
+        PrivacyError: a claim is refuted.
+    """
+    from .privacy.audit.findings import verdict
+
+    if out is not None:
+        out.write_text(section.to_json() + "\n", "utf-8")
+    for finding in section.findings:
+        console.print(str(finding), highlight=False, markup=False, soft_wrap=True, style="dim")
+    if not all(finding.holds for finding in section.findings):
+        raise PrivacyError(verdict(section.findings))
+    console.print(verdict(section.findings), highlight=False, soft_wrap=True)

@@ -169,7 +169,7 @@ def test_the_rows_are_what_was_trained(
     concept = learn_subject(twin, model, directions, [picture], "<x>", "bar", how)
     table = twin.model.get_submodule(twin.embedding_site).weight
     (start,) = [int(token) for token in twin.prompts.ids(["bar"])[0] if token]
-    moved = concept.rows - table[start].numpy()  # type: ignore[index, union-attr]
+    moved = concept.rows - table[start].numpy()  # type: ignore[index]
     assert (np.linalg.norm(moved, axis=1) > 1e-3).all()
     assert concept.rows.shape == (2, 32)
     assert token_rows(twin.model, twin.embedding_site, {500: start})

@@ -11,8 +11,14 @@ import pytest
 
 pytest.importorskip("flwr", reason="the federation needs the extra 'federate'")
 
-from locavore.privacy.audit.wire import wire_findings
-from locavore.server.simulation.recording import Recorder, load_recording, terms_of
+from locavore.privacy.audit.wire import wire_findings, wire_section
+from locavore.server.simulation.grid import from_bytes
+from locavore.server.simulation.recording import (
+    Recorder,
+    load_recording,
+    recording_to,
+    terms_of,
+)
 from locavore.shared.adapters import Adapter, save_adapter
 from locavore.shared.errors import BadInputError
 
@@ -34,6 +40,25 @@ def test_a_recording_survives_its_file(recorder: Recorder, tmp_path: Path) -> No
     width, plan = terms_of(again)
     assert width == DIM
     assert all(finding.holds for finding in wire_findings(again, {}, width=width, plan=plan))
+
+
+def test_a_tap_into_a_file_keeps_the_same(recorder: Recorder, tmp_path: Path) -> None:
+    tap = recording_to(tmp_path / "messages.jsonl")
+    for one in recorder.messages:
+        tap(from_bytes(one.raw), one.way)
+    kept = load_recording(tmp_path / "messages.jsonl")
+    assert [(m.way, m.phase) for m in kept] == [(m.way, m.phase) for m in recorder.messages]
+
+
+def test_a_section_shows_every_kind_of_message(recorder: Recorder) -> None:
+    width, plan = terms_of(recorder.messages)
+    section = wire_section(recorder.messages, {}, width=width, plan=plan)
+    (shown,) = section.figures
+    kinds = {(row[0], row[1]): row for row in shown.data["rows"]}
+    assert sum(row[2] for row in kinds.values()) == 50
+    assert sum(row[4] for row in kinds.values()) == sum(len(m.raw) for m in recorder.messages)
+    assert "arrays.masked" in kinds["mask", "up"][3]
+    assert "none were given" in section.untested[0]
 
 
 def test_no_update_is_in_the_bytes_of_a_secure_sum(recorder: Recorder) -> None:

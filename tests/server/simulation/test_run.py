@@ -24,6 +24,7 @@ from locavore.server.simulation.config import REFERENCE, SimulationConfig
 from locavore.server.simulation.corpus import Corpus, Person
 from locavore.server.simulation.grid import run_in_process
 from locavore.server.simulation.run import run_simulation
+from locavore.server.simulation.run_audit import audit_run, load_run
 from locavore.server.simulation.writing import WritingStudy
 from locavore.shared.adapters import load_adapter
 from locavore.shared.contexts import Consent, UserDocument
@@ -104,6 +105,37 @@ def test_a_run_writes_what_it_promises(run: Callable[..., dict[str, Any]], tmp_p
     assert all(check["effect"] > 0 for check in result["checks"].values())
 
 
+def test_a_run_is_recorded_where_that_is_asked_for(
+    package: Package, corpus: Corpus, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, record=True, reference=False)
+    result = run_simulation(package, study(corpus), config, tmp_path / "run")
+    sections, reasons = audit_run(load_run(tmp_path / "run"))
+    assert [section.name for section in sections] == ["claims", "wire"]
+    assert not [f for section in sections for f in section.findings if not f.holds]
+    assert sections[0].findings[3].found == "4 left, 4 charged"
+    quoted = sum(len(sample["trace"]) for sample in result["samples"])
+    assert sections[1].findings[1].found.startswith(f"{2 + quoted} secrets")
+    assert set(reasons) == {"mechanism", "training"}
+    trained, _ = audit_run(load_run(tmp_path / "run", package), {"wire"})
+    assert [section.name for section in trained] == ["claims", "training"]
+
+
+def test_a_secure_sum_is_recorded_and_audited_with_the_plan_for_users(
+    package: Package, corpus: Corpus, tmp_path: Path
+) -> None:
+    people = [person(f"p{i}", "So it goes.", 34) for i in range(4)]
+    plan = user_plan(trust="secure-aggregation", cohort=4, rounds=1)
+    config = replace(CONFIG, plan=plan, record=True, reference=False)
+    run_simulation(package, study(replace(corpus, people=tuple(people))), config, tmp_path / "run")
+    sections, reasons = audit_run(load_run(tmp_path / "run"))
+    assert [section.name for section in sections] == ["claims", "wire", "mechanism"]
+    assert not [f for section in sections for f in section.findings if not f.holds]
+    assert sections[0].findings[3].found == "4 left, 4 charged"
+    assert {row[0] for row in sections[1].figures[0].data["rows"]} > {"advertise", "mask", "open"}
+    assert reasons == {"training": "the run's plan claims nothing of records"}
+
+
 class Listener:
     """Keeps what a run says, in order."""
 
@@ -174,7 +206,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
         raw += repr([dict(r) for r in content.metric_records.values()]).encode()
         seen.append((direction, raw))
 
-    tapped = functools.partial(run_in_process, tap=tap)
+    def tapped(*arguments: Any, **options: Any) -> Any:
+        return run_in_process(*arguments, **{**options, "tap": tap})
+
     monkeypatch.setattr("locavore.server.simulation.federation.run_in_process", tapped)
     return seen
 
