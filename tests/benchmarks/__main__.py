@@ -21,6 +21,7 @@ from . import (
     policies,
     secagg,
     simulation,
+    subjects,
     text_runtime,
     vault,
 )
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "planted_bugs": planted_bugs.run,
     "secagg": secagg.run,
     "simulation": simulation.run,
+    "subjects": subjects.run,
     "text_runtime": text_runtime.run,
     "vault": vault.run,
 }
