@@ -38,7 +38,7 @@ class Draws:
         seed: of all draws. They are public: privacy comes from the plan's noise alone.
     """
 
-    each: int = 4
+    each: int = 2
     untold: float = 0.1
     seed: int = 0
     generator: torch.Generator = field(init=False, repr=False)

@@ -21,8 +21,7 @@ from ...client.image_model import Drawing, ImageModel
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import Consent
 from ...shared.errors import BadInputError
-from ...shared.metrics.images import ssim
-from ...shared.metrics.local import clip_t, lpips, personalization
+from ...shared.metrics.local import clip_t, lpips, paired_distance, personalization
 from ...shared.metrics.towers import DrawingTowers, drawing_towers
 from ...shared.packages import Package
 from ...shared.pictures import Picture, Pixels
@@ -34,6 +33,7 @@ from .study import Made, Metric, Study
 __all__ = ["Drawer", "PictureStudy", "picture_study"]
 
 _REFERENCE = 64  # of a person's pictures: enough to know their style
+_GUIDANCE = 3.5  # less loses the caption where an adapter is live
 _SHOWN = 6  # rows of a person's grid in the report
 
 
@@ -115,10 +115,18 @@ class PictureStudy(Study):
     )
     metrics: ClassVar = (
         Metric(
+            "paired",
+            "paired distance@ drawings-looks",
+            "How far a picture drawn for a caption is from the person's own of the same caption: "
+            "1 - cosine in a small tower of ours; 0 is the same. Lower is better.",
+            3,
+        ),
+        Metric(
             "lpips",
             "lpips@ drawings-looks",
             "How far a picture drawn for a caption is from the person's own of the same caption, "
-            "in the features of a small tower of ours; 0 is the same. Lower is better.",
+            "place by place in the maps of that tower; 0 is the same. Lower is better. It asks "
+            "for the same shapes in the same places.",
             3,
         ),
         Metric(
@@ -134,11 +142,6 @@ class PictureStudy(Study):
             "clip_t@ drawings-concepts",
             "Cosine of a drawn picture and its caption, in a small tower of ours: does it show "
             "what was asked for? Higher is better.",
-        ),
-        Metric(
-            "ssim",
-            "SSIM",
-            "Structural similarity to the person's own picture of the same caption, up to 1.",
         ),
     )
     held_out: ClassVar = "pictures"
@@ -220,10 +223,10 @@ class PictureStudy(Study):
             styles = self.towers.styles
             score = personalization(styles, drawn, person.reference_pixels, own, others).score
         return {
+            "paired": paired_distance(self.towers.looks, drawn, truths).value,
             "lpips": lpips(self.towers.looks, drawn, truths).value,
             "personal": score,
             "clip_t": clip_t(self.towers.concepts, drawn, captions).value,
-            "ssim": float(ssim(drawn, truths).mean()),
         }
 
     def cost(self, config: SimulationConfig) -> tuple[float, float, float]:
@@ -260,5 +263,5 @@ def picture_study(data: Path | None, devices: int, *, quick: bool, seed: int) ->
     gallery = load_gallery(TASK_DATA["image.general"][0])
     count = min(devices, 2) if quick else devices
     chosen = Gallery(name=gallery.name, kind=gallery.kind, artists=gallery.artists[:count])
-    how = Drawing(seed=seed, steps=8 if quick else 20)
+    how = Drawing(seed=seed, steps=8 if quick else 20, guidance=_GUIDANCE)
     return PictureStudy(gallery=chosen, most=6 if quick else 24, how=how, draws=4 if quick else 8)
