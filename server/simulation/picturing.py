@@ -237,7 +237,8 @@ class PictureStudy(Study):
     def sample(self, person: SimulatedPerson, made: Mapping[str, Sequence[Made]]) -> dict[str, Any]:
         """A grid: caption, what every arm drew, and the person's own picture."""
         rows = []
-        for i, item in enumerate(person.held_out[:_SHOWN]):
+        count = min(_SHOWN, *(len(pictures) for pictures in made.values()))
+        for i, item in enumerate(person.held_out[:count]):
             drawn = [_shown(pictures[i].output, arm) for arm, pictures in made.items()]
             rows.append([item.caption, *drawn, _shown(item.picture, "the person's own")])
         return {"grid": {"head": ["caption", *made, "the person's own"], "rows": rows}}
