@@ -255,7 +255,17 @@ def directions(package: Package) -> Directions:
 @pytest.fixture
 def installed(package: Package) -> str:
     """The tiny base in this user's cache, signed by this user's key."""
-    folder = bases_folder() / "tiny"
+    return _install(package, "tiny")
+
+
+@pytest.fixture
+def installed_images(image_packages: Callable[[Precision], Package]) -> str:
+    """The tiny image base in this user's cache, signed by this user's key."""
+    return _install(image_packages("int8"), "tiny-drawings")
+
+
+def _install(package: Package, name: str) -> str:
+    folder = bases_folder() / name
     shutil.copytree(package.folder, folder)
     manifest = package.manifest
     sign_package(
@@ -266,4 +276,4 @@ def installed(package: Package) -> str:
         precision=manifest.precision,
         details=manifest.details,
     )
-    return "tiny"
+    return name

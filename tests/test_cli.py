@@ -13,6 +13,9 @@ import pytest
 import locavore
 from locavore.home import bases_folder
 from locavore.shared.adapters import Adapter, save_adapter
+from locavore.shared.pictures import Picture
+
+from .tiny_images import public_pictures
 
 
 def locavore_command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -95,6 +98,32 @@ def test_generate_names_the_documents_that_it_used(installed: str, tmp_path: Pat
         *("--documents", str(tmp_path), "The nurse walked"),
     )
     assert "used: note.md" in done.stdout
+
+
+def test_a_thing_of_ones_own_is_learned_and_drawn(
+    installed_images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAVORE_PASSPHRASE", "word")
+    picture = tmp_path / "bar.png"
+    public_pictures()[0][0].save(picture)
+    assert locavore_command("device", "init").returncode == 0
+    learned = locavore_command(
+        *("device", "subject", "my-bar", "bar", str(picture), "--base", installed_images),
+        *("--way", "textual-inversion", "--steps", "2"),
+    )
+    assert learned.stdout.startswith("learned <my-bar> from 1 pictures"), learned.stderr
+    drawing = ("generate", "--task", "image.subject", "--base", installed_images, "--vault")
+    out = tmp_path / "drawn.png"
+    done = locavore_command(*drawing, "--steps", "2", "--out", str(out), "a <my-bar>")
+    assert "personalised by <my-bar>" in done.stdout, done.stderr
+    drawn = Picture.load(out)
+    assert drawn.size == (32, 32)
+    again = locavore_command(*drawing, "--steps", "2", "--out", str(out), "a <my-bar>")
+    assert again.returncode == 0
+    assert np.array_equal(Picture.load(out).pixels, drawn.pixels)
+    plain = locavore_command(*drawing, "--steps", "2", "--out", str(out), "a bar")
+    assert "names nothing of the person's own" in plain.stdout
+    assert not np.array_equal(Picture.load(out).pixels, drawn.pixels)
 
 
 def test_an_adapter_of_another_base_is_refused_in_one_line(installed: str, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def generate(
     loaded = [load_adapter(folder) for folder in adapter or []]
     if loaded:
         device.private = compose(*loaded)
+        device.private.require_base(device.model.base_id)
     if documents is not None and not import_records(device, read_source(documents)).added:
         raise BadInputError(f"{documents} holds nothing that can be read")
     instruction = Instruction(text=prompt, task=task, mode="chat" if chat else "continue")
@@ -221,7 +222,9 @@ def generate(
         drawing = Drawing(seed=seed, steps=steps, guidance=guidance)
         content = device.generate(instruction, drawing, k=retrieved)
         content.output.save(out)
-        console.print(f"{out} ({content.trace.reason})", highlight=False, markup=False)
+        console.print(
+            f"{out} ({content.trace.reason})", highlight=False, markup=False, soft_wrap=True
+        )
     device.close()
 
 
