@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
-from ..shared.adapters import Adapter, Array
+from ..shared.adapters import Adapter, Array, compose
 from ..shared.contexts import Instruction
-from ..shared.packages import Package
+from ..shared.packages import Package, open_package
 from .retrieval import Hit
 from .user_model import Guidance
 
-__all__ = ["Guide", "Model", "Request"]
+__all__ = ["Adaptable", "Guide", "Model", "Request"]
 
 How = TypeVar("How", contravariant=True)
 Output_ = TypeVar("Output_", covariant=True)
@@ -76,3 +78,73 @@ class Model(Protocol[How, Output_]):
     ) -> Request[Output_]:
         """Prepare a request."""
         ...
+
+
+class Ported(Protocol):
+    """A base's graphs, with at most one live adapter."""
+
+    @property
+    def base_id(self) -> str:
+        """The base that adapters must belong to."""
+        ...
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """Site name to ``(in, out)``."""
+        ...
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The live one."""
+        ...
+
+    def attach(self, adapter: Adapter | None) -> None:
+        """Swap the live adapter."""
+        ...
+
+
+class Adaptable:
+    """What all runtimes share: a verified base, and adapters that are swapped while it runs.
+
+    Args:
+        package: a verified base.
+        graph: its graphs.
+    """
+
+    def __init__(self, package: Package, graph: Ported) -> None:
+        self.package = package
+        self._ported = graph
+
+    @classmethod
+    def open(cls, folder: Path, *, trusted: Iterable[bytes], threads: int = 0) -> Self:
+        """Verify a package and load it; see :func:`locavore.shared.packages.open_package`."""
+        package = open_package(folder, trusted=trusted)
+        return cls(package, threads=threads)  # type: ignore[call-arg]  # a runtime's own
+
+    @property
+    def base_id(self) -> str:
+        """The base that adapters must belong to."""
+        return self._ported.base_id
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """Site name to ``(in, out)`` of every layer that takes an adapter."""
+        return self._ported.sites
+
+    def attach(self, *adapters: Adapter) -> None:
+        """Make the sum of ``adapters`` live; none gives the bare base.
+
+        Raises:
+            AdapterError: an adapter belongs to another base or does not fit.
+        """
+        self._ported.attach(compose(*adapters) if adapters else None)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """The base without an adapter for the duration of the block."""
+        live = self._ported.adapter
+        self._ported.attach(None)
+        try:
+            yield
+        finally:
+            self._ported.attach(live)

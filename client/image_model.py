@@ -6,26 +6,24 @@ drawn together with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..shared.adapters import Adapter, Array, compose
+from ..shared.adapters import Adapter, Array
 from ..shared.contexts import Instruction
 from ..shared.diffusion_graph import DiffusionGraph
 from ..shared.errors import BadInputError
-from ..shared.packages import Package, open_package
+from ..shared.packages import Package
 from ..shared.pictures import Picture, Pixels
 from ..shared.prompts import Prompts
 from ..shared.sampler_config import Kind, SamplerConfig, training_levels
 from ..shared.samplers import Known, Sampler, denoise
 from .captioned import CHECKED_AT, Seen, checking_noise
 from .concepts import Concept
-from .engine import Guide
+from .engine import Adaptable, Guide
 from .retrieval import Hit
 
 __all__ = ["Asked", "Drawing", "ImageModel"]
@@ -101,7 +99,7 @@ class Asked:
         return self.model.generate([self.prompt], self.how)[0], "whole"
 
 
-class ImageModel:
+class ImageModel(Adaptable):
     """A verified image base with at most one live adapter (compose several into one)."""
 
     def __init__(self, package: Package, *, threads: int = 0) -> None:
@@ -110,40 +108,7 @@ class ImageModel:
         self._rows: Array | None = None
         self._config = SamplerConfig.read(self._graph.details["sampler"])
         self.size: tuple[int, int] = tuple(self._graph.details["picture"])
-        self.package = package
-
-    @classmethod
-    def open(cls, folder: Path, *, trusted: Iterable[bytes], threads: int = 0) -> ImageModel:
-        """Verify a package and load it; see :func:`locavore.shared.packages.open_package`."""
-        return cls(open_package(folder, trusted=trusted), threads=threads)
-
-    @property
-    def base_id(self) -> str:
-        """The base that adapters must belong to."""
-        return self._graph.base_id
-
-    @property
-    def sites(self) -> Mapping[str, tuple[int, int]]:
-        """Site name to ``(in, out)`` of every layer that takes an adapter."""
-        return self._graph.sites
-
-    def attach(self, *adapters: Adapter) -> None:
-        """Make the sum of ``adapters`` live; none gives the bare base.
-
-        Raises:
-            AdapterError: an adapter belongs to another base or does not fit.
-        """
-        self._graph.attach(compose(*adapters) if adapters else None)
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
-        """The base without an adapter for the duration of the block."""
-        live = self._graph.adapter
-        self._graph.attach(None)
-        try:
-            yield
-        finally:
-            self._graph.attach(live)
+        super().__init__(package, self._graph)
 
     def use_tokens(self, words: Mapping[str, Array]) -> None:
         """Let prompts use words of one's own, in place of those that were in use.

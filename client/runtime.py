@@ -7,22 +7,20 @@ windows need. A row's result does not depend on what it was batched with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from onnxruntime import OrtValue
 from tokenizers import Tokenizer
 
-from ..shared.adapters import Adapter, Array, compose
+from ..shared.adapters import Adapter, Array
 from ..shared.causal_graph import CausalGraph, Past, Step
 from ..shared.contexts import Instruction
 from ..shared.errors import BadInputError, ContextLengthError
-from ..shared.packages import Package, open_package
-from .engine import Guide
+from ..shared.packages import Package
+from .engine import Adaptable, Guide
 from .prompt import Prompt, build_prompt
 from .retrieval import Hit
 from .sampling import Sampling, choose
@@ -104,7 +102,7 @@ class Told:
         return self.model.stream(self.prompt.full, self.how)
 
 
-class TextModel:
+class TextModel(Adaptable):
     """A verified base with at most one live adapter (compose several into one)."""
 
     def __init__(self, package: Package, *, threads: int = 0) -> None:
@@ -115,40 +113,7 @@ class TextModel:
         self._chat: tuple[str, str] | None = tuple(details["chat"]) if details["chat"] else None
         self.max_tokens: int = details["max_tokens"]
         self.start = start_of(details["special"])
-        self.package = package
-
-    @classmethod
-    def open(cls, folder: Path, *, trusted: Iterable[bytes], threads: int = 0) -> TextModel:
-        """Verify a package and load it; see :func:`locavore.shared.packages.open_package`."""
-        return cls(open_package(folder, trusted=trusted), threads=threads)
-
-    @property
-    def base_id(self) -> str:
-        """The base that adapters must belong to."""
-        return self._graph.base_id
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
-        """The base without an adapter for the duration of the block."""
-        live = self._graph.adapter
-        self._graph.attach(None)
-        try:
-            yield
-        finally:
-            self._graph.attach(live)
-
-    @property
-    def sites(self) -> dict[str, tuple[int, int]]:
-        """Site name to ``(in, out)`` of every layer that takes an adapter."""
-        return self._graph.sites
-
-    def attach(self, *adapters: Adapter) -> None:
-        """Make the sum of ``adapters`` live; none gives the bare base.
-
-        Raises:
-            AdapterError: an adapter belongs to another base or does not fit.
-        """
-        self._graph.attach(compose(*adapters) if adapters else None)
+        super().__init__(package, self._graph)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens in front."""

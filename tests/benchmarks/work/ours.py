@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +23,7 @@ __all__ = ["Ours", "random_adapter"]
 
 
 def random_adapter(
-    base_id: str, sites: dict[str, tuple[int, int]], rank: int, seed: int, strength: float = 0.05
+    base_id: str, sites: Mapping[str, tuple[int, int]], rank: int, seed: int, strength: float = 0.05
 ) -> Adapter:
     """A random adapter at every site; the default strength leaves the text readable."""
     rng = np.random.default_rng(seed)
