@@ -21,7 +21,7 @@ from ...client.image_model import Drawing, ImageModel
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import Consent
 from ...shared.errors import BadInputError
-from ...shared.metrics.local import clip_t, lpips, paired_distance, personalization
+from ...shared.metrics.local import clip_t, paired_distance, personalization
 from ...shared.metrics.towers import DrawingTowers, drawing_towers
 from ...shared.packages import Package
 from ...shared.pictures import Picture, Pixels
@@ -122,14 +122,6 @@ class PictureStudy(Study):
             3,
         ),
         Metric(
-            "lpips",
-            "lpips@ drawings-looks",
-            "How far a picture drawn for a caption is from the person's own of the same caption, "
-            "place by place in the maps of that tower; 0 is the same. Lower is better. It asks "
-            "for the same shapes in the same places.",
-            3,
-        ),
-        Metric(
             "personal",
             "Personal P@ drawings-styles",
             "P = (s - floor) / (ceiling - floor). s is the similarity in style of the drawn "
@@ -224,7 +216,6 @@ class PictureStudy(Study):
             score = personalization(styles, drawn, person.reference_pixels, own, others).score
         return {
             "paired": paired_distance(self.towers.looks, drawn, truths).value,
-            "lpips": lpips(self.towers.looks, drawn, truths).value,
             "personal": score,
             "clip_t": clip_t(self.towers.concepts, drawn, captions).value,
         }

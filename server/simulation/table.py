@@ -204,17 +204,23 @@ def result_table(result: Mapping[str, Any]) -> Table:
     """
     check_result(result)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=Text(_title(result)), title_justify="left")
-    table.add_column("arm", max_width=28)
+    table.add_column("arm", min_width=9, max_width=28)
     table.add_column("mean\nloss", justify="right", no_wrap=True)
     table.add_column("gain over base\n95 % interval", no_wrap=True)
     table.add_column("worst\ndevice", no_wrap=True)
     metrics = result["measures"]["metrics"]
     for metric in metrics:
-        table.add_column(metric["title"].replace(" ", "\n"), justify="right")
+        table.add_column(_narrow(metric["title"]), justify="right", no_wrap=True)
     for arm in result["arms"]:
         if arm in result["summary"]:
             table.add_row(*_row(arm, result["summary"][arm], metrics))
     return table
+
+
+def _narrow(title: str) -> str:
+    """A head on several lines; a tower's name is broken as well."""
+    name, at, tower = title.replace(" ", "\n").partition("@")
+    return name + at + tower.replace("-", "-\n")
 
 
 def _row(arm: str, summary: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> list[Text]:

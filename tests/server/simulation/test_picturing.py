@@ -71,7 +71,7 @@ def test_a_run_on_pictures_writes_what_it_promises(
     for arm in arms:
         assert set(result["scores"][arm]) == {"night", "day"}
         figures = result["scores"][arm]["night"]
-        assert set(figures) == {"loss", "paired", "lpips", "personal", "clip_t"}
+        assert set(figures) == {"loss", "paired", "personal", "clip_t"}
         assert len(result["items"][arm]["night"]) == 5
     losses = {arm: result["summary"][arm]["loss"] for arm in arms}
     assert losses["shared + private"] < losses["base"]
