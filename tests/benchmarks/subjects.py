@@ -1,8 +1,8 @@
 """Things of one's own: what each way of learning them gives, and what it costs the kind of thing.
 
-Real subjects that an artist has drawn several times; some of the drawings are kept back. Drawn are
-captions that were not trained on. *Error* is the denoising error on the kept-back drawings, under the
-kind for the base and under the word for the others. The *subject score* is the mean cosine of what is drawn to the
+Real subjects that an artist has drawn several times; some drawings are kept back. *Error* is
+the denoising error on these, under the kind for the base and under the word for the others. Drawn
+are captions that were not trained on. The *subject score* is the mean cosine of drawings to the
 subject's kept-back drawings, in the built-in tower's eyes. *Diversity* is how different sixteen
 drawings of the bare kind are from each other, and *drift* how much more they look like the subject
 than the base's do: prior preservation is for these two.
