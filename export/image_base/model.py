@@ -21,8 +21,8 @@ from ...shared.image_networks import (
     PatchCode,
     TextEncoder,
 )
+from .packing import packed, unpacked
 from .tokens import PAD_ID
-from .weights import packed, unpacked
 
 __all__ = ["ImageBase", "ModelPlan", "build_denoiser"]
 
@@ -131,7 +131,7 @@ class ImageBase:
 
         Args:
             folder: made if it is not there.
-            pack: one byte a weight; see :mod:`.weights`.
+            pack: one byte a weight; see :mod:`.packing`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from locavore.export.image_base.weights import packed, unpacked
+from locavore.export.image_base.packing import packed, unpacked
 
 
 def test_a_weight_is_at_most_half_a_step_off() -> None:
