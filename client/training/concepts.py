@@ -28,7 +28,7 @@ from .cohort import Batch
 from .image import ImageTwin
 from .local import LocalTraining, train_locally
 from .objectives.diffusion import PriorPreservation
-from .objectives.pairs import in_pairs, side_by_side
+from .objectives.pairs import in_pairs
 from .optimizers import Optimizer
 from .private import private_chains
 
@@ -134,9 +134,12 @@ def learn_subject(
     chains = token_rows(named.model, site, {size + i: start[-1] for i in range(how.rows)})
     adapter, downs = _adapter_chains(how, directions)
     rows = _rows(named, pictures, word, kind, how, model)
-    cohort = named.cohort_of(
-        {**chains, **adapter}, _objective(named, how), _probe(named, word, how)
+    objective = (
+        PriorPreservation(diffusion=named.losses, weight=how.prior_weight)
+        if how.preserves
+        else named.losses
     )
+    cohort = named.cohort_of({**chains, **adapter}, objective, _probe(named, word, how))
     theta = train_locally(
         cohort,
         torch.zeros(1, cohort.dim),
@@ -158,8 +161,8 @@ def learn_subject(
     )
 
 
-Row = tuple[list[Seen], Seen | None]
-"""A picture under several captions, and one that the base has drawn of the kind."""
+Row = tuple[list[Seen], list[Seen]]
+"""A picture under several captions, and with a prior one that the base has drawn of the kind."""
 
 
 def _rows(
@@ -175,36 +178,24 @@ def _rows(
     told = [[(p, t.format(called)) for t in _TEMPLATES] for p in own]
     seen = [twin.seen(pairs) for pairs in told]
     if not how.preserves:
-        return [(captions, None) for captions in seen]
+        return [(captions, []) for captions in seen]
     with model.bare():
         drawn = model.generate([kind] * how.prior, Drawing(seed=how.seed))
     known = twin.seen([(picture, kind) for picture in drawn])
     count = max(len(seen), len(known))
-    return [(seen[i % len(seen)], known[i % len(known)]) for i in range(count)]
+    return [(seen[i % len(seen)], [known[i % len(known)]]) for i in range(count)]
 
 
 def _collate(twin: ImageTwin, rows: Sequence[Row], how: SubjectTraining) -> Batch:
     """One of a picture's captions, drawn anew; where there is a prior, pairs."""
     chosen = torch.randint(len(_TEMPLATES), (len(rows),), generator=twin.draws.generator).tolist()
-    own = [captions[i] for (captions, _), i in zip(rows, chosen, strict=True)]
-    if not how.preserves:
-        return twin.collate(own)
-    both = [one for pair in zip(own, (prior for _, prior in rows), strict=True) for one in pair]
-    return in_pairs(twin.collate([seen for seen in both if seen is not None]))
-
-
-def _objective(
-    twin: ImageTwin, how: SubjectTraining
-) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    if not how.preserves:
-        return twin.losses
-    weight = PriorPreservation(diffusion=twin.diffusion, weight=how.prior_weight).weight
-
-    def both(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        own, prior = twin.losses(model, side_by_side(batch)).view(-1, 2).unbind(1)
-        return own + weight * prior
-
-    return both
+    both = [
+        seen
+        for (captions, prior), i in zip(rows, chosen, strict=True)
+        for seen in (captions[i], *prior)
+    ]
+    batch = twin.collate(both)
+    return in_pairs(batch) if how.preserves else batch
 
 
 def _adapter_chains(

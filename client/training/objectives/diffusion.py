@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from ....shared.errors import BadInputError
-from ..cohort import Batch
+from ..cohort import Batch, Objective
 from .pairs import side_by_side
 
 __all__ = ["Diffusion", "DiffusionDPO", "PriorPreservation", "drawn"]
@@ -153,11 +153,11 @@ class PriorPreservation:
     Ruiz et al., arXiv:2208.12242, Equation 2. The two are one sample to the privacy of the core.
 
     Args:
-        diffusion: the errors.
+        diffusion: the errors, one a sample: a :class:`Diffusion`, or their mean over several draws.
         weight: of the public sample.
     """
 
-    diffusion: Diffusion
+    diffusion: Objective
     weight: float = 1.0
 
     def __post_init__(self) -> None:
