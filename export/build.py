@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,14 +12,14 @@ from tokenizers import Tokenizer
 
 from ..shared.causal_graph import DATA, GRAPH
 from ..shared.errors import BadInputError
-from ..shared.packages import Package, open_package, sign_package
+from ..shared.packages import Package, open_package
 from ..shared.twin import CONFIG, WEIGHTS, cast_weights, fast_dtype
 from .check import ExportReport, check_package
 from .directions import language_loss, public_directions, tokens_of
 from .part import save_part
 from .quantize import PRECISIONS, Precision
 from .sources import Source
-from .staging import CARD, DIRECTIONS, TOKENIZER, public_key, staged
+from .staging import DIRECTIONS, TOKENIZER, public_key, sign_checked, staged
 from .trace import trace_causal_lm
 
 __all__ = ["BuildPlan", "build_text_base"]
@@ -131,23 +131,16 @@ def _check_and_sign(
         "origin": source.origin,
     }
 
-    def sign() -> None:
-        sign_package(
-            work,
-            key=key,
-            name=source.name,
-            modality="text",
-            precision=plan.precision,
-            details=details,
-        )
-
-    sign()
-    package = open_package(work, trusted=[public_key(key)])
-    report = check_package(package, source.model, texts, plan.precision)
-    details["check"] = asdict(report)
-    (work / CARD).write_text(_card(source, plan, report))
-    sign()
-    return report
+    return sign_checked(
+        work,
+        key,
+        name=source.name,
+        modality="text",
+        precision=plan.precision,
+        details=details,
+        check=lambda package: check_package(package, source.model, texts, plan.precision),
+        card=lambda report: _card(source, plan, report),
+    )
 
 
 def _tokens(source: Source, texts: Sequence[str]) -> list[list[int]]:

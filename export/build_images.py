@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from ..shared.diffusion_graph import MODULES, PARTS, config_file, graph_file, ta
 from ..shared.errors import BadInputError
 from ..shared.forms import Directions
 from ..shared.image_networks import module_config
-from ..shared.packages import Package, open_package, sign_package
+from ..shared.packages import Package, open_package
 from ..shared.pictures import Picture
 from ..shared.twin import cast_weights, fast_dtype
 from .check_images import ImageReport, check_image_package
@@ -23,7 +23,7 @@ from .directions import Denoising, denoising_loss, public_directions
 from .image_sources import CaptionedPicture, ImageSource
 from .part import SavedPart, save_part, used_parameters
 from .quantize import Precision
-from .staging import CARD, DIRECTIONS, TOKENIZER, public_key, staged
+from .staging import DIRECTIONS, TOKENIZER, public_key, sign_checked, staged
 from .trace_images import trace_image_part
 
 __all__ = ["IMAGE_PRECISIONS", "ImagePlan", "build_image_base"]
@@ -151,24 +151,17 @@ def _check_and_sign(
 ) -> ImageReport:
     details = source.details | {"ports": denoiser.manifest, "rewrites": denoiser.rewrites}
 
-    def sign() -> None:
-        sign_package(
-            work,
-            key=key,
-            name=source.name,
-            modality="image",
-            precision=plan.precision,
-            details=details,
-        )
-
-    sign()
-    package = open_package(work, trusted=[public_key(key)])
     captions = [caption for _, caption in plan.public]
-    report = check_image_package(package, source, captions, plan.precision)
-    details["check"] = asdict(report)
-    (work / CARD).write_text(_card(source, plan, report))
-    sign()
-    return report
+    return sign_checked(
+        work,
+        key,
+        name=source.name,
+        modality="image",
+        precision=plan.precision,
+        details=details,
+        check=lambda package: check_image_package(package, source, captions, plan.precision),
+        card=lambda report: _card(source, plan, report),
+    )
 
 
 def _card(source: ImageSource, plan: ImagePlan, report: ImageReport) -> str:

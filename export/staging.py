@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..shared.errors import BadInputError
-from ..shared.packages import MANIFEST
+from ..shared.packages import MANIFEST, Package, open_package, sign_package
 
-__all__ = ["CARD", "DIRECTIONS", "TOKENIZER", "public_key", "staged"]
+__all__ = ["CARD", "DIRECTIONS", "TOKENIZER", "public_key", "sign_checked", "staged"]
 
 TOKENIZER = "tokenizer.json"
 DIRECTIONS = "directions.safetensors"
 CARD = "CARD.md"
+
+Checked = TypeVar("Checked")
 
 
 @contextmanager
@@ -37,6 +41,38 @@ def staged(folder: Path) -> Iterator[Path]:
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def sign_checked(
+    work: Path,
+    key: Ed25519PrivateKey,
+    *,
+    name: str,
+    modality: str,
+    precision: str,
+    details: Mapping[str, Any],
+    check: Callable[[Package], Checked],
+    card: Callable[[Checked], str],
+) -> Checked:
+    """Sign a package, check it as a device would open it, and sign it again with what was found.
+
+    Args:
+        work: the package's files.
+        key: of the publisher.
+        name, modality, precision, details: of the manifest.
+        check: what the check measured, a dataclass; raises where the package is no good.
+        card: the package's card.
+    """
+
+    def sign(more: Mapping[str, Any]) -> None:
+        told = {**details, **more}
+        sign_package(work, key=key, name=name, modality=modality, precision=precision, details=told)
+
+    sign({})
+    report = check(open_package(work, trusted=[public_key(key)]))
+    (work / CARD).write_text(card(report))
+    sign({"check": asdict(report)})  # type: ignore[call-overload]
+    return report
 
 
 def _require_replaceable(folder: Path) -> None:
