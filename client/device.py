@@ -303,10 +303,6 @@ class Device:
         """Records with text that may be used so, oldest first."""
         return [r for r in self.store if r.consent.allows(use) and r.text.strip()]
 
-    def training_texts(self, *, federate: bool) -> list[str]:
-        """Texts of the records that may train the private (or the shared) adapter."""
-        return [r.text for r in self.training_records("federate" if federate else "train")]
-
     def guide(
         self,
         request: str,

@@ -63,8 +63,8 @@ def test_training_texts_need_consent_and_text(model: TextModel) -> None:
         ("  ", Consent.full()),
     ):
         device.remember(UserDocument(body=text, consent=consent))
-    assert sorted(device.training_texts(federate=False)) == ["both", "private"]
-    assert device.training_texts(federate=True) == ["both"]
+    assert sorted(r.text for r in device.training_records("train")) == ["both", "private"]
+    assert [r.text for r in device.training_records("federate")] == ["both"]
 
 
 def test_a_generation_tells_what_went_into_it(device: Device, adapter: Adapter) -> None:
