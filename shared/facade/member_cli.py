@@ -43,10 +43,10 @@ def join(
     keyring: InKeyring = False,
 ) -> None:
     """Take part in a federation until interrupted; the shared adapter comes into the vault."""
-    from .cli import require
+    from .terminal import require
 
-    require("federate", "flwr", "dp_accounting")
-    require("train", "torch", "transformers")
+    require("federate", "this command", "flwr", "dp_accounting")
+    require("train", "this command", "torch", "transformers")
     from .client import TextModel
     from .client.gates import charging, idle
     from .client.participation import Participation

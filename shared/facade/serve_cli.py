@@ -122,9 +122,9 @@ def revoke(
 
 
 def _coordinator(file: Path) -> Coordinator:
-    from .cli import require
+    from .terminal import require
 
-    require("serve", "flwr", "prometheus_client", "dp_accounting")
+    require("serve", "this command", "flwr", "prometheus_client", "dp_accounting")
     from .server.coordinator.config import CoordinatorConfig
     from .server.coordinator.serve import Coordinator
 

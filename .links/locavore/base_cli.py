@@ -1,0 +1,1 @@
+../../shared/facade/base_cli.py
