@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click import Command
 from typer.main import get_command
+
+from locavore.shared.packages import Package
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -65,3 +68,18 @@ def test_the_makefile_has_the_readmes_commands() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for chore in re.findall(r"^make ([a-z0-9-]+)", README, re.MULTILINE):
         assert re.search(rf"^{chore}:", makefile, re.MULTILINE), chore
+
+
+def test_the_integrators_example_runs(
+    package: Package, trusted: list[bytes], tmp_path: Path
+) -> None:
+    (example, *_) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    known: dict[str, Any] = {
+        "package_folder": package.folder,
+        "publisher_key": trusted[0],
+        "vault_folder": tmp_path / "vault",
+        "passphrase": "a long one",
+    }
+    exec(example, known)
+    assert isinstance(known["content"].output, str)
+    assert len(known["certificate"].records) == 1
