@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...shared.adapters import Array, save_adapter
-from ...shared.errors import BadInputError, DistributionError
+from ...shared.errors import BadInputError, LocavoreError
 from ...shared.forms import SharedForm
 from ..repository.repository import Repository
 from ..repository.roles import ADAPTERS
@@ -57,7 +57,7 @@ class Publisher:
         try:
             with self._turn:
                 self._offer(round, theta, folder)
-        except (DistributionError, OSError) as error:
+        except (LocavoreError, OSError) as error:
             _log.warning("the adapter of round %d was not published: %s", round, error)
             return False
         return True
@@ -84,7 +84,7 @@ class Publisher:
             try:
                 with self._turn:
                     self.repository.refresh(self._now())
-            except (DistributionError, OSError) as error:
+            except (LocavoreError, OSError) as error:
                 _log.warning("the repository's timestamp was not renewed: %s", error)
             if over.wait(_REFRESH_S):
                 return

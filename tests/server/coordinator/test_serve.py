@@ -214,13 +214,16 @@ def test_every_rounds_adapter_is_published_and_old_ones_go(running: Running) -> 
     assert listed == ["adapters/local/4.json", "adapters/local/5.json"]
 
 
+@pytest.mark.parametrize("unreadable", [False, True])
 def test_an_adapter_that_cannot_be_published_ends_nothing(
-    running: Running, caplog: pytest.LogCaptureFixture
+    running: Running, caplog: pytest.LogCaptureFixture, unreadable: bool
 ) -> None:
     publisher = running.coordinator.publisher
     assert publisher is not None
-    for key in (publisher.repository.folder / "keys").iterdir():
+    for key in (publisher.repository.folder / "keys").glob("*.pem"):
         key.unlink()
+        if unreadable:
+            key.mkdir()
     theta = np.ones(running.coordinator.form.dim, np.float32)
     assert not publisher.publish(1, theta)
     assert "the adapter of round 1 was not published" in caplog.text
