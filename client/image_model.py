@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,9 @@ class Drawing:
             (Ho and Salimans, arXiv:2207.12598); 1 is the prompt alone, and twice as fast.
         seed: of the noise.
         negative: a prompt to go away from.
+        guide: who answers ``negative`` while an adapter is live: the bare ``base``, so that
+            guidance leads to what was learned as well as to the prompt (Domain Guidance, Zhong et
+            al., arXiv:2504.01521), or the ``adapted`` base, as in diffusers.
         sampler: ``ddim``, ``dpmsolver++`` or ``euler`` in place of the base's own.
         start: a picture to begin from, of the base's size.
         strength: with ``start``, how much of it is drawn anew, above 0 and at most 1: at 1 drawing
@@ -54,6 +58,7 @@ class Drawing:
     guidance: float | None = None
     seed: int = 0
     negative: str = ""
+    guide: Literal["base", "adapted"] = "base"
     sampler: Kind | None = None
     start: Picture | None = None
     strength: float = 0.7
@@ -62,6 +67,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.mask is not None and self.start is None:
             raise BadInputError("a mask needs the picture that it lies on: give start as well")
+        if self.guide not in ("base", "adapted"):
+            raise BadInputError(f"guide must be 'base' or 'adapted', got {self.guide!r}")
         if self.seed < 0:
             raise BadInputError(f"seed must not be negative, got {self.seed}")
 
@@ -245,8 +252,12 @@ class ImageModel(Adaptable):
         conditions = self._conditions(len(hidden), how)
 
         def predict(x: Array, timestep: npt.NDArray[np.number]) -> Array:
-            shown = np.concatenate([x, *conditions], axis=1)
-            return self._graph.predict(shown, timestep.astype(np.float32), hidden)
+            shown, times = np.concatenate([x, *conditions], axis=1), timestep.astype(np.float32)
+            if how.guide == "adapted" or not untold or self._graph.adapter is None:
+                return self._graph.predict(shown, times, hidden)
+            told = self._graph.predict(shown[:count], times[:count], hidden[:count])
+            bare = self._graph.predict(shown[count:], times[count:], hidden[count:], bare=True)
+            return np.concatenate([told, bare])
 
         x, known = sampler.initial(noise), None
         if how.start is not None:

@@ -116,10 +116,15 @@ class DiffusionGraph:
         fed = {"input_ids": ids, "token_rows": none if rows is None else rows}
         return self._ran(self._text, fed, "hidden")
 
-    def predict(self, sample: Array, timestep: Array, hidden: Array) -> Array:
-        """What the denoiser says about noisy latents (and conditions), under the live adapter."""
+    def predict(
+        self, sample: Array, timestep: Array, hidden: Array, *, bare: bool = False
+    ) -> Array:
+        """What the denoiser says about noisy latents (and conditions).
+
+        It says it under the live adapter, or, where ``bare``, as if none were live.
+        """
         fed = {"sample": sample, "timestep": timestep, "hidden": hidden}
-        return self._ran(self._denoiser, fed, "prediction")
+        return self._ran(self._denoiser, fed, "prediction", bare=bare)
 
     def pictures(self, latents: Array) -> Array:
         """``(B, C, H, W)`` to ``(B, 3, h, w)``, about -1..1."""
@@ -131,8 +136,13 @@ class DiffusionGraph:
 
     @staticmethod
     def _ran(
-        graph: PortedGraph, given: Mapping[str, npt.NDArray[np.generic]], output: str
+        graph: PortedGraph,
+        given: Mapping[str, npt.NDArray[np.generic]],
+        output: str,
+        *,
+        bare: bool = False,
     ) -> Array:
-        found = graph.run_values({name: value(array) for name, array in given.items()})
+        fed = {name: value(array) for name, array in given.items()}
+        found = graph.run_values(fed, bare=bare)
         result: Array = found[output].numpy()
         return result

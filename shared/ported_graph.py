@@ -73,9 +73,9 @@ class PortedGraph:
             for name, shape in self.inputs.items()
             if name.endswith((A_PORT, B_PORT))
         }
-        self._binding = self._session.io_binding()  # holds the live adapter between runs
+        self._live, self._bare = (self._session.io_binding() for _ in range(2))
+        self._held = [_bound(feeds, self._no_adapter) for feeds in (self._live, self._bare)]
         self.adapter: Adapter | None = None  # changed by attach()
-        self.attach(None)
 
     def attach(self, adapter: Adapter | None) -> None:
         """Swap the live adapter; ``None`` gives the bare base. No session is rebuilt.
@@ -91,20 +91,26 @@ class PortedGraph:
             for port, widths in self._ports.items():
                 if any(site in adapter.factors for site in widths):
                     feeds[port + A_PORT], feeds[port + B_PORT] = _port_factors(widths, adapter)
-        self._live = {name: value(array) for name, array in feeds.items()}
-        for name, held in self._live.items():
-            self._binding.bind_ortvalue_input(name, held)
+        self._held[0] = _bound(self._live, feeds)
         self.adapter = adapter
 
-    def run_values(self, given: Mapping[str, ort.OrtValue]) -> dict[str, ort.OrtValue]:
-        """Run once under the live adapter: the other inputs by name, to all outputs by name."""
+    def run_values(
+        self, given: Mapping[str, ort.OrtValue], *, bare: bool = False
+    ) -> dict[str, ort.OrtValue]:
+        """Run once under the live adapter: the other inputs by name, to all outputs by name.
+
+        Args:
+            given: the other inputs.
+            bare: without the adapter, which stays live for later runs.
+        """
+        binding = self._bare if bare else self._live
         for name, fed in given.items():
-            self._binding.bind_ortvalue_input(name, fed)
+            binding.bind_ortvalue_input(name, fed)
         for name in self._outputs:
-            self._binding.bind_output(name)
-        self._session.run_with_iobinding(self._binding)
-        found = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
-        self._binding.clear_binding_outputs()  # or outputs would outlive their last reader
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        found = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        binding.clear_binding_outputs()  # or outputs would outlive their last reader
         return found
 
     def _require_fit(self, site: str, a: Array, b: Array) -> None:
@@ -121,6 +127,14 @@ class PortedGraph:
 def value(array: npt.NDArray[Any]) -> ort.OrtValue:
     """An array as ONNX Runtime takes it."""
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _bound(binding: Any, feeds: Mapping[str, Array]) -> list[ort.OrtValue]:
+    """What a binding was made to read; the caller keeps it for as long as the binding runs."""
+    held = {name: value(array) for name, array in feeds.items()}
+    for name, fed in held.items():
+        binding.bind_ortvalue_input(name, fed)
+    return list(held.values())
 
 
 def _port_factors(widths: Mapping[str, int], adapter: Adapter) -> tuple[Array, Array]:

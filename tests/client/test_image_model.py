@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,21 @@ def test_an_adapter_changes_pictures_until_it_is_taken_off(model: ImageModel) ->
     assert distance(model.generate(["red box"], QUICK)[0], changed) < 0.1
     model.attach()
     assert distance(model.generate(["red box"], QUICK)[0], bare) == 0
+
+
+def test_guidance_leads_away_from_the_bare_base_or_from_the_adapted_one(model: ImageModel) -> None:
+    base, adapted = (
+        Drawing(steps=1, guidance=3.0, seed=3, guide=guide) for guide in ("base", "adapted")
+    )
+    bare = model.generate(["red box"], base)[0]
+    assert distance(model.generate(["red box"], adapted)[0], bare) == 0  # nothing is live
+    model.attach(adapter(model))
+    to, of = model.generate(["red box"], base)[0], model.generate(["red box"], adapted)[0]
+    assert distance(to, of) > 1
+    assert distance(to, bare) > distance(of, bare)  # it leads to what was learned, too
+    alone = [replace(how, guidance=1.0) for how in (base, adapted)]
+    assert distance(*(model.generate(["red box"], how)[0] for how in alone)) == 0
+    model.attach()
 
 
 def test_an_adapter_survives_its_file(model: ImageModel, tmp_path: Path) -> None:
@@ -199,7 +215,11 @@ def test_what_cannot_be_drawn_is_refused(
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [({"mask": np.ones((32, 32), np.bool_)}, "give start as well"), ({"seed": -1}, "seed")],
+    [
+        ({"mask": np.ones((32, 32), np.bool_)}, "give start as well"),
+        ({"seed": -1}, "seed"),
+        ({"guide": "nobody"}, "guide"),
+    ],
 )
 def test_settings_without_sense_are_refused(how: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadInputError, match=reason):

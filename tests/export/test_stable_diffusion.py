@@ -91,7 +91,7 @@ def test_pictures_adapters_and_precisions(
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    how = Drawing(steps=6, guidance=3.0, seed=5, negative="blue")
+    how = Drawing(steps=6, guidance=3.0, seed=5, negative="blue", guide="adapted")
     given = {"negative_prompt": ["blue"] * 2, "latents": noise(5, 2)}
     bare = drawn_by_diffusers(pipeline, **given)
     assert bare.std() > 20
