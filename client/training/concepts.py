@@ -180,7 +180,8 @@ def _rows(
     if not how.preserves:
         return [(captions, []) for captions in seen]
     with model.bare():
-        drawn = model.generate([kind] * how.prior, Drawing(seed=how.seed))
+        # Without guidance: samples of what the base knows of the kind, which is to stay as wide.
+        drawn = model.generate([kind] * how.prior, Drawing(seed=how.seed, guidance=1.0))
     known = twin.seen([(picture, kind) for picture in drawn])
     count = max(len(seen), len(known))
     return [(seen[i % len(seen)], [known[i % len(known)]]) for i in range(count)]
