@@ -34,6 +34,7 @@ __all__ = ["Drawer", "PictureStudy", "picture_study"]
 
 _REFERENCE = 64  # of a person's pictures: enough to know their style
 _GUIDANCE = 3.5  # less loses the caption where an adapter is live
+_TOWER = 32  # pixels a side that towers see, or a multiple
 _SHOWN = 6  # rows of a person's grid in the report
 
 
@@ -236,7 +237,11 @@ class PictureStudy(Study):
 
 
 def _pixels(pictures: Sequence[Picture]) -> Pixels:
-    stacked: Pixels = np.stack([picture.pixels for picture in pictures])
+    """``(N, H, W, 3)``, in a size that the towers see."""
+    height, width = pictures[0].size
+    fits = height == width and not height % _TOWER
+    seen = pictures if fits else [picture.resized((_TOWER, _TOWER)) for picture in pictures]
+    stacked: Pixels = np.stack([picture.pixels for picture in seen])
     return stacked
 
 

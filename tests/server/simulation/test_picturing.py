@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 pytest.importorskip("flwr", reason="needs the extra 'simulate'")
@@ -17,7 +16,7 @@ pytest.importorskip("diffusers", reason="needs the extra 'train'")
 from locavore.client.image_model import Drawing
 from locavore.client.training.private import PrivateTraining
 from locavore.server.simulation.config import REFERENCE, SimulationConfig
-from locavore.server.simulation.gallery import Artist, Gallery, Picture
+from locavore.server.simulation.gallery import Gallery
 from locavore.server.simulation.picturing import PictureStudy, picture_study
 from locavore.server.simulation.run import run_simulation
 from locavore.server.simulation.studies import STUDIES, setting
@@ -26,31 +25,15 @@ from locavore.shared.packages import Package
 from locavore.shared.tasks import TASKS
 
 from ...plans import record_plan
+from ...tiny_images import tiny_artist
 
 if TYPE_CHECKING:
     from locavore.export.quantize import Precision
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
-
-
-def artist(name: str, paper: int, seed: int) -> Artist:
-    """Bars and boxes on paper of a colour of one's own; blue boxes are held out."""
-    rng = np.random.default_rng(seed)
-    pictures = []
-    for i in range(42):
-        colour = list(COLOURS)[i % 3]
-        shape, half = (("bar", 4), ("box", 10))[i // 3 % 2]
-        pixels = np.full((32, 32, 3), paper, np.uint8)
-        top, left = rng.integers(12, 20), rng.integers(4, 8)
-        pixels[top - half : top + half, left : left + 20] = COLOURS[colour]
-        held_out = (colour, shape) == ("blue", "box")
-        pictures.append(Picture(pixels=pixels, caption=f"{colour} {shape}", held_out=held_out))
-    return Artist(name=name, pictures=tuple(pictures))
-
 
 @pytest.fixture
 def study() -> PictureStudy:
-    people = (artist("night", 40, 1), artist("day", 250, 2))
+    people = (tiny_artist("night", 40, 1), tiny_artist("day", 250, 2))
     gallery = Gallery(name="shapes", kind="synthetic", artists=people)
     return PictureStudy(gallery=gallery, most=5, how=Drawing(steps=2), draws=4)
 
