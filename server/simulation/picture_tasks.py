@@ -39,7 +39,8 @@ class PictureTask:
         drawn_on: the picture that drawing begins from, and where it may change; None where all is
             drawn anew.
         layout: of a published data set, in :data:`~.gallery.folders.LAYOUTS`.
-        note: what a reader must know.
+        note: what a reader must know of the task.
+        data_note: and of its built-in data.
     """
 
     people: Mapping[str, Callable[[int, int], Gallery]]
@@ -47,6 +48,7 @@ class PictureTask:
     drawn_on: Callable[[Shown], tuple[Pixels, Mask]] | None = None
     layout: str | None = None
     note: str = ""
+    data_note: str = ""
 
     def gallery(self, data: Path | None, people: int, seed: int) -> Gallery:
         """The people: the usual ones, those of another built-in gallery, or those of a folder.
@@ -99,6 +101,7 @@ def _group_ads(people: int, seed: int) -> Gallery:
     return every(every(gallery, partial(untold, attribute="product")), told)
 
 
+_RESERVED = "Held-out garments were worn by nobody in training."
 _REPLAYED = (
     "A device learns from the advertisements that its person clicked, as if every one had been "
     "shown equally often, and is asked for products that nobody trained on."
@@ -114,38 +117,37 @@ PICTURE_TASKS: Mapping[str, PictureTask] = MappingProxyType(
             people={"outfits": _outfits},
             measures=(by.PALETTE, by.COMPATIBLE, by.PAIRED),
             layout="Polyvore",
-            note="Captions name a garment's category; what it is to look like is learned from "
-            "what the person wore. Held-out garments were worn by nobody in training.",
+            data_note="Captions name a garment's category; what it is to look like is learned from "
+            f"what the person wore. {_RESERVED}",
         ),
         "image.product.behaviors": PictureTask(
             people={"ads": _ads},
             measures=(by.CLICKS, by.PAIRED),
             drawn_on=staged,
-            note=_REPLAYED,
+            data_note=_REPLAYED,
         ),
         "image.fashion_design.profiles": PictureTask(
             people={"styled": _styled},
             measures=(by.PALETTE, by.PAIRED),
-            note="What the person tells of their taste stands before every caption, in all arms. "
-            "Held-out garments were worn by nobody in training.",
+            data_note="What the person tells of their taste stands before every caption, in all "
+            f"arms. {_RESERVED}",
         ),
         "image.product.profiles": PictureTask(
             people={"group ads": _group_ads},
             measures=(by.CLICKS, by.PAIRED),
             drawn_on=staged,
-            note=f"{_REPLAYED} A device is a group's, whose name stands before every caption.",
+            data_note=f"{_REPLAYED} A device is a group's, whose name stands before every caption.",
         ),
         "image.subject": PictureTask(
             people={"subjects": partial(_loaded, "subjects")},
             measures=(by.LOOKS, by.CONCEPT, by.SHOWS),
             layout="DreamBench",
-            note="A device has a handful of pictures of one thing.",
+            data_note="A device has a handful of pictures of one thing.",
         ),
         "image.face": PictureTask(
             people={"faces": _faces},
             measures=(by.WHOSE, by.HEADS, by.PAIRED),
-            note="Captions say clothes, mood and gaze, and nothing of who it is. Held-out clothes "
-            "were worn by nobody in training.",
+            data_note=f"Captions say clothes, mood and gaze, and nothing of who it is. {_RESERVED}",
         ),
         "image.tryon": PictureTask(
             people={"tryon": _tryon},
@@ -153,8 +155,8 @@ PICTURE_TASKS: Mapping[str, PictureTask] = MappingProxyType(
             drawn_on=dressed,
             layout="VITON-HD",
             note="Only where any top could be seen is drawn; the rest is the person's picture. "
-            "The garment is told in words: this base takes no picture of it. Held-out garments "
-            "were worn by nobody in training.",
+            "The base takes no picture of the garment: it is told in words.",
+            data_note=_RESERVED,
         ),
     }
 )

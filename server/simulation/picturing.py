@@ -164,7 +164,7 @@ class PictureStudy(Study):
     loss: ClassVar = Metric(
         "loss",
         "denoising error",
-        "The mean squared error with which the base guesses the noise in a person's real pictures "
+        "The mean squared error with which the base guesses the noise in a person's own pictures "
         "that nobody trained on, over evenly spread amounts of noise: how surprised it is. Lower "
         "is better.",
         4,
@@ -200,7 +200,8 @@ class PictureStudy(Study):
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]  # nobody sets it
         """The task's, and what the data are."""
-        told = [self.row.note] if self.row.note else []
+        built_in = self.gallery.name in self.row.people
+        told = [self.row.note, self.row.data_note if built_in else ""]
         if self.gallery.kind == "synthetic":
             told.append(
                 "The pictures are synthetic: a program drew them. They are no evidence "
@@ -210,7 +211,7 @@ class PictureStudy(Study):
         if not any(p.caption in trained for a in self.gallery.artists for p in a.held_out):
             told.append("No device has a picture of a held-out caption.")
         return (
-            *told,
+            *filter(None, told),
             "Losses and pictures come from the ONNX runtime; adapters were trained on "
             "its torch twin.",
         )

@@ -267,7 +267,7 @@ def simulate(
     """Simulate a private federation and compare what personalization gains.
 
     Trains a shared adapter with differential privacy across devices, then a private adapter on
-    each, and compares them with the bare base on writing that is later than all training.
+    each, and compares them with the bare base on what was kept from all training.
     """
     require("simulate", "this command", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
     from .client.training.local import LocalTraining

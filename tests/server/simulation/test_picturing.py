@@ -198,6 +198,8 @@ def test_a_folder_of_pictures_is_simulated_or_refused(
     assert isinstance(read, PictureStudy)
     assert (read.data_name, read.devices) == ("people", 2)
     assert [metric.key for metric in read.metrics] == ["paired"]  # nobody knows where heads are
+    assert study.row.data_note in study.notes
+    assert study.row.data_note not in read.notes
     people = small(read).people(image_packages("int8"), quick("image.face"), tmp_path / "run")
     assert [(person.records, len(person.items)) for person in people] == [(33, 2)] * 2
     for task in ("image.tryon", "image.product.behaviors"):
