@@ -86,7 +86,8 @@ STUDIES["image.subject"] = replace(
     STUDIES["image.general"],
     study=(".subjects", "subject_study"),
     batch=4,
-    rank=1,  # the fewest numbers: of few people, noise would drown more
+    rounds=1,  # one, and few numbers: of few people, noise drowns more with each
+    rank=1,
     unit="user",  # single pictures of so few cannot hide
     options={"task": "image.subject"},
 )

@@ -35,15 +35,17 @@ class Owner(Drawer):
     """Somebody with a thing of their own.
 
     Args:
-        training: how it is learned.
+        training: how it is learned; None: not at all.
         concepts: what was learned of it, by way.
     """
 
-    training: SubjectTraining = field(default_factory=SubjectTraining)
+    training: SubjectTraining | None = None
     concepts: dict[str, Concept] = field(default_factory=dict)
 
     def learn(self, twin: AdaptedTwin[Any], directions: Directions) -> None:
         """Learn the thing in every way, or read what was learned before."""
+        if self.training is None:
+            return
         assert isinstance(twin, ImageTwin)
         for way in WAYS:
             kept = self.folder / f"{way}.concept"
@@ -85,8 +87,10 @@ class SubjectStudy(PictureStudy):
 
     Args:
         training: how a device learns it; the way is each of the three.
+        learners: people of whom that is asked: it takes minutes each.
     """
 
+    learners: int = 4
     training: SubjectTraining = field(default_factory=SubjectTraining)
     drawer: ClassVar = Owner
     arms: ClassVar = (*PictureStudy.arms, *WAYS)
@@ -98,7 +102,7 @@ class SubjectStudy(PictureStudy):
     def people(self, package: Package, config: SimulationConfig, folder: Path) -> list[Drawer]:
         """A device for everybody."""
         people = super().people(package, config, folder)
-        for person in people:
+        for person in people[: self.learners]:
             assert isinstance(person, Owner)
             person.training = self.training
         return people
@@ -109,7 +113,7 @@ def subject_study(
 ) -> SubjectStudy:
     """The study of a task about subjects; arguments and errors as of :func:`picture_study`."""
     plain = picture_study(data, devices, quick=quick, seed=seed, task=task)
-    training = SubjectTraining(seed=seed)
+    training = SubjectTraining(steps=100, prior=16, seed=seed)
     if quick:
         training = replace(training, steps=20, prior=8)
     fields = ("gallery", "task", "most", "how", "draws")

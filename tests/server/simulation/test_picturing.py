@@ -145,11 +145,14 @@ def test_a_thing_is_learned_once_and_asked_for_by_its_word(
     study = setting("image.subject").load(None, 2, quick=True, seed=0)
     assert isinstance(study, SubjectStudy)
     package = image_packages("int8")
-    owner, _ = small(study).people(package, quick("image.subject"), tmp_path)
+    study.learners = 1
+    owner, other = small(study).people(package, quick("image.subject"), tmp_path)
     assert owner.adapters_of("dreambooth") is None
     twin = open_trainer(package)
     directions = Directions.load(package.path("directions.safetensors"))
     owner.learn(twin, directions)
+    other.learn(twin, directions)
+    assert other.adapters_of("dreambooth") is None
     kind = owner.items[0].caption
     captions = {arm: owner.in_arm(arm).items[0].caption for arm in study.arms}
     assert captions == {
