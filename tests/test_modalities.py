@@ -31,8 +31,11 @@ ENGINES = {  # of one modality, by their purpose; a registry of a room above nam
     "server/simulation/corpus.py",
     "server/simulation/gallery",
     "server/simulation/data",
+    "server/simulation/judging.py",
     "server/simulation/lamp.py",
+    "server/simulation/picture_tasks.py",
     "server/simulation/picturing.py",
+    "server/simulation/subjects.py",
     "server/simulation/writing.py",
 }
 LITERAL = re.compile(r"(image|video|audio|3d|music|speech)(\..*)?|text\.[a-z_]+")

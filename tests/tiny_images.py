@@ -13,6 +13,7 @@ from locavore.shared.pictures import Picture
 if TYPE_CHECKING:
     from locavore.export.image_base.model import ImageBase
     from locavore.export.image_sources import CaptionedPicture, ImageSource
+    from locavore.server.simulation.gallery import Artist
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
 
@@ -26,6 +27,24 @@ def public_pictures() -> list[CaptionedPicture]:
             pixels[16 - height : 16 + height, 5:27] = rgb
             found.append((Picture(pixels), f"{colour} {shape}"))
     return found
+
+
+def tiny_artist(name: str, paper: int, seed: int) -> Artist:
+    """Bars and boxes on paper of a colour of one's own; blue boxes are held out."""
+    from locavore.server.simulation.gallery import Artist
+    from locavore.server.simulation.gallery import Picture as Shown
+
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for i in range(42):
+        colour = list(COLOURS)[i % 3]
+        shape, half = (("bar", 4), ("box", 10))[i // 3 % 2]
+        pixels = np.full((32, 32, 3), paper, np.uint8)
+        top, left = rng.integers(12, 20), rng.integers(4, 8)
+        pixels[top - half : top + half, left : left + 20] = COLOURS[colour]
+        held_out = (colour, shape) == ("blue", "box")
+        pictures.append(Shown(pixels=pixels, caption=f"{colour} {shape}", held_out=held_out))
+    return Artist(name=name, pictures=tuple(pictures))
 
 
 def own_tiny_source() -> ImageSource:

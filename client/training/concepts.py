@@ -32,9 +32,11 @@ from .objectives.pairs import in_pairs
 from .optimizers import Optimizer
 from .private import private_chains
 
-__all__ = ["SubjectTraining", "learn_subject"]
+__all__ = ["WAYS", "SubjectTraining", "Way", "learn_subject"]
 
 Way = Literal["textual-inversion", "custom-diffusion", "dreambooth"]
+WAYS: tuple[Way, ...] = get_args(Way)
+"""What may be trained of a base to learn a thing."""
 _KEYS_AND_VALUES = (".attn2.to_k", ".attn2.to_v")
 _TEMPLATES = ("{}", "a {}", "picture of {}", "the {}", "one {}")
 
@@ -72,8 +74,8 @@ class SubjectTraining:
             for name, least in (("rows", 1), ("rank", 1), ("prior", 0))
             if getattr(self, name) < least
         ]
-        if self.way not in get_args(Way):
-            problems.append(f"way must be one of {', '.join(get_args(Way))}, got {self.way!r}")
+        if self.way not in WAYS:
+            problems.append(f"way must be one of {', '.join(WAYS)}, got {self.way!r}")
         if problems:
             raise BadInputError("; ".join(problems))
         _ = self.local  # checks the rest

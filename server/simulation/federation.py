@@ -16,7 +16,7 @@ from flwr.app import Message
 
 from ...client.app import make_client_app
 from ...client.engines import open_trainer
-from ...client.federated import FederatedLearner, form_training
+from ...client.federated import MIN_RECORDS, FederatedLearner, form_training
 from ...client.kept import KeptHalf
 from ...client.secure_sum import SecureSums
 from ...client.training.adapted import AdaptedTwin
@@ -94,7 +94,11 @@ def train_shared(
     """
     members = [person for person in people if person.trains]
     if not members:
-        raise FederationError("no device has enough records to train the shared adapter")
+        most = max((person.records for person in people), default=0)
+        raise FederationError(
+            f"no device has enough records to train the shared adapter: {most} at most; a plan "
+            f"for records needs {MIN_RECORDS}, one for users (--unit user) less"
+        )
     plan = config.plan if private else replace(config.plan, noise_multiplier=0.0)
     cohort = min(config.cohort or len(members), len(members))
     by_user = plan if isinstance(plan, UserPlan) else None

@@ -46,7 +46,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .4rem .6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--grid); }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
-td.n, th.n { text-align: right; white-space: nowrap; }
+td.n, th.n { text-align: right; }
+td.n { white-space: nowrap; }
 th .by, td .by { display: block; white-space: nowrap; font-weight: 400; }
 .arms tbody th { min-width: 8.5rem; }
 .helps, .not { font-weight: 600; white-space: nowrap; }

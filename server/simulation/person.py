@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ...client.federated import MIN_RECORDS
 from ...client.training.adapted import AdaptedTwin
 from ...privacy.ledger import Ledger
 from ...shared.adapters import Adapter, Array
+from ...shared.forms import Directions
 from .config import PRIVATE, REFERENCE, RETRIEVAL, SHARED
 
 if TYPE_CHECKING:
@@ -86,6 +87,14 @@ class SimulatedPerson(ABC):
             wanted += [self.device.private] if PRIVATE in parts else []
         present = [adapter for adapter in wanted if adapter is not None]
         return present if len(present) == len(wanted) else None
+
+    def in_arm(self, arm: str) -> Self:
+        """The person as an arm asks them; the same in all arms where a study says no other."""
+        return self
+
+    def learn(self, twin: AdaptedTwin[Any], directions: Directions) -> None:
+        """Learn on the device what the study's own arms take beside adapters; here, nothing."""
+        return
 
     def measure_shared(self, adapter: Adapter, round: int) -> None:
         """Keep the held-out loss under a round's shared adapter; it stays on the device."""

@@ -296,7 +296,7 @@ def _timings(result: Result) -> str:
 
 
 def _devices(result: Result) -> str:
-    heads = ("Device", "Training texts", "Held out", "Personalized by", "Why")
+    heads = ("Device", "Training records", "Held out", "Personalized by", "Why")
     rows = [
         tuple(escape(device[key]) for key in ("name", "train", "held_out", "mode", "note"))
         for device in result["data"]["devices"]

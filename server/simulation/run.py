@@ -211,6 +211,7 @@ class _Run:
                 self.checks[person.name] = check_training(
                     twin, person.device.model, person.device.private, examples[0]
                 )
+                person.learn(twin, directions)
                 self.progress.step("private adapters", person.name)
 
     @contextmanager

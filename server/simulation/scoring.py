@@ -28,7 +28,7 @@ def score_losses(
         for person in people:
             adapters = person.adapters_of(arm)
             if adapters is not None and person.held_out:
-                losses = person.losses(adapters, retrieval=retrieves(arm))
+                losses = person.in_arm(arm).losses(adapters, retrieval=retrieves(arm))
                 scores[arm][person.name] = {"loss": float(np.concatenate(losses).mean())}
                 items[arm][person.name] = [float(values.mean()) for values in losses]
             on_arm(f"{arm}: {person.name}")
@@ -49,7 +49,7 @@ def score_made(
         for person in people:
             adapters = person.adapters_of(arm)
             if adapters is not None and person.held_out:
-                rows = person.make(adapters, count, retrieval=retrieves(arm))
+                rows = person.in_arm(arm).make(adapters, count, retrieval=retrieves(arm))
                 made[arm][person.name] = rows
                 scores[arm][person.name] |= study.judge(person, rows, people)
             on_arm(f"{arm}: {person.name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class Setting:
         private: fields of :class:`~locavore.client.training.private.PrivateTraining`.
         made: held-out items for which is generated.
         quick: what of these a smoke run takes instead.
+        unit: what a plan protects, ``record`` or ``user``.
+        options: further arguments of the function that makes the study.
     """
 
     study: tuple[str, str]
@@ -40,12 +42,14 @@ class Setting:
     private: Mapping[str, Any] = field(default_factory=dict)
     made: int = 6
     quick: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "record"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, data: Path | None, devices: int, *, quick: bool, seed: int) -> Study:
         """Read the data and make the study."""
         module, name = self.study
         make: Callable[..., Study] = getattr(import_module(module, __package__), name)
-        return make(data, devices, quick=quick, seed=seed)
+        return make(data, devices, quick=quick, seed=seed, **self.options)
 
 
 STUDIES = {
@@ -67,6 +71,26 @@ STUDIES = {
         quick={"rounds": 1, "batch": 16, "private": {"steps": 20, "batch": 8}, "made": 4},
     ),
 }
+STUDIES |= {
+    task: replace(STUDIES["image.general"], batch=16, options={"task": task})
+    for task in (
+        "image.fashion_design.behaviors",
+        "image.product.behaviors",
+        "image.fashion_design.profiles",
+        "image.product.profiles",
+        "image.face",
+        "image.tryon",
+    )
+}
+STUDIES["image.subject"] = replace(
+    STUDIES["image.general"],
+    study=(".subjects", "subject_study"),
+    batch=4,
+    rounds=1,  # one, and few numbers: of few people, noise drowns more with each
+    rank=1,
+    unit="user",  # single pictures of so few cannot hide
+    options={"task": "image.subject"},
+)
 
 
 def setting(task: str) -> Setting:

@@ -161,7 +161,7 @@ def simulate(
     task: Annotated[str, typer.Option(help="What is personalized.")] = DEFAULT_TASK,
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder with one subfolder per person; the built-in data otherwise."),
+        typer.Option(help="Folder with one per person, or the name of other built-in data."),
     ] = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -190,8 +190,9 @@ def simulate(
         typer.Option(help="Records per step, on average."),
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="What is protected: one record, or one user with all of theirs.")
-    ] = "record",
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What is protected: one record, or one user with all of theirs."),
+    ] = None,
     trust: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="For users: central (default), secure-aggregation or local."),
@@ -266,7 +267,7 @@ def simulate(
     """Simulate a private federation and compare what personalization gains.
 
     Trains a shared adapter with differential privacy across devices, then a private adapter on
-    each, and compares them with the bare base on writing that is later than all training.
+    each, and compares them with the bare base on what was kept from all training.
     """
     require("simulate", "this command", "dp_accounting", "flwr", "matplotlib", "sklearn", "torch")
     from .client.training.local import LocalTraining
@@ -281,7 +282,7 @@ def simulate(
 
     if resume and out is None:
         raise BadInputError("--resume needs --out: the folder of the run to go on with")
-    if unit not in ("record", "user"):
+    if unit not in (None, "record", "user"):
         raise BadInputError(f"--unit must be record or user, got {unit!r}")
     clock = Clock(console)
     given: dict[str, Any] = {
@@ -290,6 +291,7 @@ def simulate(
         "batch": batch,
         "learning_rate": learning_rate,
         "rank": rank,
+        "unit": unit,
     }
     chosen = setting(task)
     changes = {
@@ -312,7 +314,7 @@ def simulate(
             clip=chosen.clip if clip is None else clip,
             **common,
         )
-        if unit == "record"
+        if chosen.unit == "record"
         else UserPlan(
             cohort=study.devices,
             clip=0.05 if clip is None else clip,

@@ -20,12 +20,13 @@ from locavore.client.image_model import Drawing, ImageModel
 from locavore.export.build_images import ImagePlan, build_image_base
 from locavore.export.image_sources import load_image_source
 from locavore.export.quantize import Precision
-from locavore.shared.adapters import Adapter, to_diffusers
+from locavore.shared.adapters import Adapter, compose, load_adapter, to_diffusers
 from locavore.shared.errors import AdapterError, BadInputError, PackageNotFoundError
 from locavore.shared.packages import Package
 from locavore.shared.pictures import Picture
 
-from ..tiny_images import public_pictures, write_stable_diffusion
+from ..plans import record_plan
+from ..tiny_images import public_pictures, tiny_artist, write_stable_diffusion
 
 PROMPTS = ["red box", "a bar, blue"]
 Build = Callable[[Path, Precision], Package]
@@ -109,6 +110,53 @@ def test_pictures_adapters_and_precisions(
     small = ImageModel(build(folder, "int8"), threads=1)
     assert small.package.nbytes < 0.75 * model.package.nbytes  # its graphs are as large as weights
     assert distance(small.generate(PROMPTS, how), bare)[0] < 1.0
+
+
+def test_what_a_simulation_trains_is_drawn_by_diffusers(
+    folder: Path, model: ImageModel, build: Build, tmp_path: Path
+) -> None:
+    pytest.importorskip("flwr", reason="needs the extra 'simulate'")
+    from diffusers import StableDiffusionPipeline
+
+    from locavore.client.training.private import PrivateTraining
+    from locavore.server.simulation.config import SimulationConfig
+    from locavore.server.simulation.gallery import Gallery
+    from locavore.server.simulation.picturing import PictureStudy
+    from locavore.server.simulation.run import run_simulation
+
+    people = (tiny_artist("night", 40, 1), tiny_artist("day", 250, 2))
+    study = PictureStudy(
+        gallery=Gallery(name="shapes", kind="synthetic", artists=people),
+        most=3,
+        how=Drawing(steps=2),
+        draws=4,
+    )
+    config = SimulationConfig(
+        plan=record_plan(rounds=1, expected_batch=8, learning_rate=0.01),
+        private=PrivateTraining(rank=1, steps=20, batch=4, learning_rate=0.02),
+        rank=1,
+        made=1,
+        reference=False,
+    )
+    result = run_simulation(build(folder, "float32"), study, config, tmp_path / "run")
+    losses = {arm: result["summary"][arm]["loss"] for arm in study.arms}
+    assert losses["shared + private"] < losses["base"]
+
+    trained = compose(
+        load_adapter(tmp_path / "run" / "shared"),
+        load_adapter(tmp_path / "run" / "devices" / "night" / "private"),
+    )
+    how = Drawing(steps=6, guidance=3.0, seed=5)
+    bare = np.stack([picture.pixels for picture in model.generate(PROMPTS, how)]).astype(float)
+    model.attach(trained)
+    drawn = model.generate(PROMPTS, how)
+    model.attach()
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    to_diffusers(trained, tmp_path)
+    pipeline.load_lora_weights(tmp_path)
+    adapted = drawn_by_diffusers(pipeline, latents=noise(5, 2))
+    assert np.abs(adapted - bare).mean() > 1
+    require_equal(drawn, adapted)
 
 
 def random_adapter(model: ImageModel) -> Adapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....shared.errors import BadInputError
+from ....shared.pictures import Picture as Plain
 
 __all__ = ["Artist", "Gallery", "Impression", "Mask", "Picture", "Pixels"]
 
@@ -61,6 +62,34 @@ class Picture:
             if name not in self.given:
                 raise BadInputError(f"there is a mask of {name!r}, but no such picture is given")
             _validate_mask(name, mask, self.given[name])
+
+    def at_size(self, size: tuple[int, int]) -> Picture:
+        """The middle of it and of all that is given with it, in another size; without pose.
+
+        Raises:
+            MissingExtraError: Pillow is not installed.
+        """
+        if size == self.pixels.shape[:2]:
+            return self
+        return replace(
+            self,
+            pixels=_fitted(self.pixels, size),
+            masks={name: _fitted_mask(mask, size) for name, mask in self.masks.items()},
+            given={name: _fitted(pixels, size) for name, pixels in self.given.items()},
+            given_masks={name: _fitted_mask(m, size) for name, m in self.given_masks.items()},
+            pose={},
+        )
+
+
+def _fitted(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    return Plain(pixels).resized(size).pixels
+
+
+def _fitted_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """True where most of a pixel is."""
+    levels = np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255
+    fitted: Mask = _fitted(levels, size)[..., 0] > 127
+    return fitted
 
 
 def _validate_pixels(name: str, pixels: Pixels) -> None:

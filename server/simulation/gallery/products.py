@@ -13,7 +13,15 @@ from .canvas import Canvas, Colour, Stencil, View
 from .pictures import Artist, Gallery, Impression, Mask, Picture, Pixels
 from .wardrobe import COLOURS
 
-__all__ = ["GROUPS", "PRODUCTS", "SCENES", "click_chance", "load_ads", "load_group_ads"]
+__all__ = [
+    "GROUPS",
+    "PRODUCTS",
+    "SCENES",
+    "advertisements",
+    "click_chance",
+    "load_ads",
+    "load_group_ads",
+]
 
 PRODUCTS = ("mug", "bottle", "lamp", "ball", "book", "plant")
 SCENES = ("beach", "forest", "city", "night", "party", "studio")
@@ -90,10 +98,10 @@ def _shopper(
 ) -> Artist:
     return Artist(
         name=name,
-        pictures=_advertisements(size),
+        pictures=advertisements(size),
         profile={"group": group} if tells else {},
         truth={"group": group},
-        log=_log(np.random.default_rng(seed), group, _advertisements(size), shown),
+        log=_log(np.random.default_rng(seed), group, advertisements(size), shown),
     )
 
 
@@ -120,7 +128,7 @@ def _log(
 
 
 @cache
-def _advertisements(size: int) -> tuple[Picture, ...]:
+def advertisements(size: int) -> tuple[Picture, ...]:
     """Each product before each scene."""
     return tuple(_advertisement(product, scene, size) for product in PRODUCTS for scene in SCENES)
 

@@ -15,6 +15,7 @@ from .pictures import Mask, Pixels
 __all__ = [
     "CATEGORIES",
     "COLOURS",
+    "CREAM",
     "PALETTES",
     "PATTERNS",
     "TOPS",
@@ -61,7 +62,8 @@ CATEGORIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Kinds of garments by category."""
 TOPS = CATEGORIES["top"]
 
-_CREAM: Colour = (250, 246, 236)
+CREAM: Colour = (250, 246, 236)
+"""What patterns are painted in."""
 _PART = {"top": "clothes", "bottom": "bottom", "shoes": "shoes", "bag": "bag"}
 _VIEWS = {  # what a garment's own picture shows
     "top": View(0.02, 0.3, 0.96),
@@ -172,7 +174,7 @@ def paint_garment(canvas: Canvas, garment: Garment, joints: Mapping[str, Point])
     """Paint a garment onto a body of these joints, or by itself."""
     colour, part = COLOURS[garment.colour], _PART[garment.category]
     shape = cut(garment.kind, canvas.stencil(), joints)
-    canvas.paint(shape, colour, part, pattern=garment.pattern, second=_CREAM)
+    canvas.paint(shape, colour, part, pattern=garment.pattern, second=CREAM)
     dark: Colour = tuple(round(0.7 * channel) for channel in colour)  # type: ignore[assignment]
     trim = _trim(garment.kind, canvas.stencil(), joints)
     canvas.paint(trim.region & shape.region, dark, part)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,43 +15,35 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra 'simulate'")
 pytest.importorskip("diffusers", reason="needs the extra 'train'")
 
+from locavore.client.engines import open_trainer
 from locavore.client.image_model import Drawing
+from locavore.client.training.concepts import SubjectTraining
+from locavore.client.training.local import LocalTraining
 from locavore.client.training.private import PrivateTraining
 from locavore.server.simulation.config import REFERENCE, SimulationConfig
-from locavore.server.simulation.gallery import Artist, Gallery, Picture
-from locavore.server.simulation.picturing import PictureStudy, picture_study
+from locavore.server.simulation.gallery import Gallery
+from locavore.server.simulation.gallery.asked import dressed
+from locavore.server.simulation.picture_tasks import PICTURE_TASKS
+from locavore.server.simulation.picturing import PictureStudy
 from locavore.server.simulation.run import run_simulation
 from locavore.server.simulation.studies import STUDIES, setting
+from locavore.server.simulation.subjects import SubjectStudy
 from locavore.shared.errors import BadInputError
+from locavore.shared.forms import Directions
 from locavore.shared.packages import Package
+from locavore.shared.pictures import Picture
 from locavore.shared.tasks import TASKS
 
-from ...plans import record_plan
+from ...plans import record_plan, user_plan
+from ...tiny_images import tiny_artist
 
 if TYPE_CHECKING:
     from locavore.export.quantize import Precision
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 210)}
-
-
-def artist(name: str, paper: int, seed: int) -> Artist:
-    """Bars and boxes on paper of a colour of one's own; blue boxes are held out."""
-    rng = np.random.default_rng(seed)
-    pictures = []
-    for i in range(42):
-        colour = list(COLOURS)[i % 3]
-        shape, half = (("bar", 4), ("box", 10))[i // 3 % 2]
-        pixels = np.full((32, 32, 3), paper, np.uint8)
-        top, left = rng.integers(12, 20), rng.integers(4, 8)
-        pixels[top - half : top + half, left : left + 20] = COLOURS[colour]
-        held_out = (colour, shape) == ("blue", "box")
-        pictures.append(Picture(pixels=pixels, caption=f"{colour} {shape}", held_out=held_out))
-    return Artist(name=name, pictures=tuple(pictures))
-
 
 @pytest.fixture
 def study() -> PictureStudy:
-    people = (artist("night", 40, 1), artist("day", 250, 2))
+    people = (tiny_artist("night", 40, 1), tiny_artist("day", 250, 2))
     gallery = Gallery(name="shapes", kind="synthetic", artists=people)
     return PictureStudy(gallery=gallery, most=5, how=Drawing(steps=2), draws=4)
 
@@ -65,7 +58,7 @@ def test_a_run_on_pictures_writes_what_it_promises(
         made=2,
     )
     result = run_simulation(image_packages("int8"), study, config, tmp_path / "run")
-    arms = (*PictureStudy.arms, REFERENCE)
+    arms = (*study.arms, REFERENCE)
     assert tuple(result["arms"]) == arms
     assert result["data"]["name"] == "shapes (synthetic)"
     for arm in arms:
@@ -80,7 +73,7 @@ def test_a_run_on_pictures_writes_what_it_promises(
         name: round(config.plan.epsilon(35), 6) for name in ("night", "day")
     }
     (first, _) = result["samples"]
-    assert first["grid"]["head"] == ["caption", *PictureStudy.arms, "the person's own"]
+    assert first["grid"]["head"] == ["caption", *study.arms, "the person's own"]
     (row, _, *_) = first["grid"]["rows"]
     assert row[0] == "blue box"
     assert all(base64.b64decode(cell["png"]).startswith(b"\x89PNG") for cell in row[1:])
@@ -95,8 +88,123 @@ def test_every_simulated_task_is_a_task() -> None:
         setting("video.pose")
 
 
-def test_a_folder_of_pictures_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="--data is not read"):
-        picture_study(tmp_path, 2, quick=True, seed=0)
+def test_a_study_without_work_is_refused(study: PictureStudy) -> None:
     with pytest.raises(BadInputError, match=r"most.*draws"):
-        PictureStudy(gallery=picture_study(None, 2, quick=True, seed=0).gallery, most=0, draws=0)
+        PictureStudy(gallery=study.gallery, most=0, draws=0)
+
+
+def small(study: PictureStudy) -> PictureStudy:
+    """The study with the least work that shows anything."""
+    made = replace(study, most=2, draws=2, how=replace(study.how, steps=2))
+    if isinstance(made, SubjectStudy):
+        made.training = SubjectTraining(rank=1, steps=4, batch=2, prior=1)
+    return made
+
+
+def quick(task: str) -> SimulationConfig:
+    plan = record_plan if setting(task).unit == "record" else user_plan
+    settings: dict[str, Any] = {"expected_batch": 4, "learning_rate": 0.01}
+    if plan is user_plan:
+        settings = {"cohort": 2, "clip": 0.05}
+    return SimulationConfig(
+        plan=plan(rounds=1, noise_multiplier=1.0, **settings),
+        locally=LocalTraining(steps=1, batch=4),
+        private=PrivateTraining(rank=2, steps=20, batch=4, learning_rate=1e-2),
+        rank=1,
+        made=2,
+        reference=False,
+    )
+
+
+@pytest.mark.parametrize("task", [task for task in STUDIES if task in PICTURE_TASKS])
+def test_every_image_task_is_simulated(
+    task: str, image_packages: Callable[[Precision], Package], tmp_path: Path
+) -> None:
+    study = setting(task).load(None, 2, quick=True, seed=0)
+    assert isinstance(study, PictureStudy)
+    study = small(study)
+    result = run_simulation(image_packages("int8"), study, quick(task), tmp_path / "run")
+    synthetic = study.gallery.kind == "synthetic"
+    assert ("synthetic" in result["data"]["name"]) == synthetic
+    assert any("synthetic" in note for note in result["notes"]) == synthetic
+    assert tuple(result["summary"]) == study.arms
+    keys = {metric.key for metric in study.metrics}
+    for devices in result["scores"].values():
+        assert len(devices) == 2
+        for figures in devices.values():
+            assert set(figures) == {"loss", *keys}
+            assert all(value is None or np.isfinite(value) for value in figures.values())
+    losses = {arm: figures["loss"] for arm, figures in result["summary"].items()}
+    assert losses["shared + private"] < losses["base"]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_thing_is_learned_once_and_asked_for_by_its_word(
+    image_packages: Callable[[Precision], Package], tmp_path: Path
+) -> None:
+    study = setting("image.subject").load(None, 2, quick=True, seed=0)
+    assert isinstance(study, SubjectStudy)
+    package = image_packages("int8")
+    study.learners = 1
+    owner, other = small(study).people(package, quick("image.subject"), tmp_path)
+    assert owner.adapters_of("dreambooth") is None
+    twin = open_trainer(package)
+    directions = Directions.load(package.path("directions.safetensors"))
+    owner.learn(twin, directions)
+    other.learn(twin, directions)
+    assert other.adapters_of("dreambooth") is None
+    kind = owner.items[0].caption
+    captions = {arm: owner.in_arm(arm).items[0].caption for arm in study.arms}
+    assert captions == {
+        **dict.fromkeys(("base", "shared", "shared + private"), kind),
+        "textual-inversion": "<mine>",
+        "custom-diffusion": f"<mine> {kind}",
+        "dreambooth": f"<mine> {kind}",
+    }
+    assert owner.adapters_of("textual-inversion") == []
+    (adapter,) = owner.adapters_of("dreambooth") or []
+    bare = owner.in_arm("base").losses([])
+    assert not np.allclose(bare, owner.in_arm("dreambooth").losses([adapter]))
+    assert np.array_equal(bare, owner.in_arm("base").losses([]))  # the word is out of use again
+    kept = {path.name: path.stat().st_mtime_ns for path in owner.folder.glob("*.concept")}
+    owner.learn(twin, directions)
+    assert kept == {p.name: p.stat().st_mtime_ns for p in owner.folder.glob("*.concept")}
+    assert len(kept) == 3
+
+
+def test_try_on_changes_nothing_but_clothes(
+    image_packages: Callable[[Precision], Package], tmp_path: Path
+) -> None:
+    study = setting("image.tryon").load(None, 1, quick=True, seed=0)
+    assert isinstance(study, PictureStudy)
+    (person,) = small(study).people(image_packages("int8"), quick("image.tryon"), tmp_path)
+    first, second, third = person.make([], 3)  # two are held out: the first is asked for again
+    shown = person.items[0].shown
+    _, mask = dressed(shown)
+    for made in (first, third):
+        assert (made.output.pixels[~mask] == shown.pixels[~mask]).all()
+        assert (made.output.pixels[mask] != 128).any()
+    assert not np.array_equal(first.output.pixels, third.output.pixels)
+    assert person.asked(3) == (*person.items, person.items[0])
+    del second
+
+
+def test_a_folder_of_pictures_is_simulated_or_refused(
+    image_packages: Callable[[Precision], Package], tmp_path: Path
+) -> None:
+    study = setting("image.face").load(None, 2, quick=True, seed=0)
+    assert isinstance(study, PictureStudy)
+    for artist in study.gallery.artists:
+        for i, shown in enumerate(artist.pictures[:44]):
+            Picture(shown.pixels).save(tmp_path / "people" / artist.name / f"person {i}.png")
+    read = setting("image.face").load(tmp_path / "people", 2, quick=True, seed=0)
+    assert isinstance(read, PictureStudy)
+    assert (read.data_name, read.devices) == ("people", 2)
+    assert [metric.key for metric in read.metrics] == ["paired"]  # nobody knows where heads are
+    assert study.row.data_note in study.notes
+    assert study.row.data_note not in read.notes
+    people = small(read).people(image_packages("int8"), quick("image.face"), tmp_path / "run")
+    assert [(person.records, len(person.items)) for person in people] == [(33, 2)] * 2
+    for task in ("image.tryon", "image.product.behaviors"):
+        with pytest.raises(BadInputError, match=r"train_pairs|more than pictures"):
+            setting(task).load(tmp_path / "people", 2, quick=True, seed=0)
