@@ -28,7 +28,8 @@ class Concept:
         word: that stands for it in prompts, such as ``<my-cat>``.
         kind: of thing, in the base's own words, such as ``cat``.
         base_id: the base that learned it.
-        rows: embeddings for which the word stands, ``(n, D)`` float32, ``n`` 1 or more.
+        rows: embeddings for which the word stands, ``(n, D)`` float32, ``n`` 1 or more: those that
+            were learned, and then the kind's.
         adapter: that belongs to it, where the base itself was adapted too.
     """
 

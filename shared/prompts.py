@@ -62,7 +62,7 @@ class Prompts:
         bos, eos, pad = (self.special[role] for role in ("bos", "eos", "pad"))
         first, last = ([] if end is None else [end] for end in (bos, eos))
         room = self.tokens - len(first) - len(last)
-        rows = [[*first, *self._tokens(prompt)[:room], *last] for prompt in prompts]
+        rows = [[*first, *self.spelled(prompt)[:room], *last] for prompt in prompts]
         found = np.full((len(rows), self.tokens), 0 if pad is None else pad, np.int64)
         for i, row in enumerate(rows):
             found[i, : len(row)] = row
@@ -70,9 +70,10 @@ class Prompts:
 
     def count(self, prompt: str) -> int:
         """Tokens of a prompt that are read, without special ones."""
-        return min(len(self._tokens(prompt)), self.tokens)
+        return min(len(self.spelled(prompt)), self.tokens)
 
-    def _tokens(self, prompt: str) -> list[int]:
+    def spelled(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, however long it is, without special ones."""
         if not self.own:
             return self._encoded(prompt)
         starts = np.cumsum([self.vocabulary, *self.own.values()]).tolist()

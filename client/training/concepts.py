@@ -5,6 +5,9 @@ arXiv:2208.01618); that, and the keys and values of cross-attention (Custom Diff
 al., arXiv:2212.04488, §3.2); that, and every layer (DreamBooth, Ruiz et al., arXiv:2208.12242, with
 LoRA). The last two keep what the base knows of the kind of thing by training on pictures of the
 kind that the base itself has drawn (prior preservation).
+
+In all three the thing is learned as ``WORD KIND``: what is trained says which cat it is, and need
+not say what a cat is. A finished word stands for both.
 """
 
 from __future__ import annotations
@@ -127,7 +130,7 @@ def learn_subject(
     how = how or SubjectTraining()
     if not pictures:
         raise TooLittleDataError(f"to learn {word} takes one picture of it or more, got none")
-    start = [int(token) for token in twin.prompts.ids([kind])[0] if token]
+    start = twin.prompts.spelled(kind)
     if not start:
         raise BadInputError(f"the base knows no word of {kind!r}; say what kind of thing it is")
     named = twin.named({word: how.rows})
@@ -152,13 +155,14 @@ def learn_subject(
     )
     parts = {name: value[0].numpy() for name, value in cohort.unpack(theta).items()}
     moved = parts.pop(f"{site}.rows")
-    begun = named.model.get_submodule(site).weight[start[-1]].float().cpu().numpy()  # type: ignore[index]
+    table = named.model.get_submodule(site).weight
+    begun = table[start].float().cpu().numpy()  # type: ignore[index]
     factors = {name: (downs[name], up) for name, up in parts.items()}
     return Concept(
         word,
         kind,
         twin.base_id,
-        np.asarray(begun + moved, np.float32),
+        np.concatenate([begun[-1] + moved, begun]).astype(np.float32),
         Adapter(twin.base_id, factors) if factors else None,
     )
 
@@ -176,8 +180,7 @@ def _rows(
     model: ImageModel,
 ) -> list[Row]:
     own = [picture.resized(twin.size) for picture in pictures]
-    called = word if how.way == "textual-inversion" else f"{word} {kind}"
-    told = [[(p, t.format(called)) for t in _TEMPLATES] for p in own]
+    told = [[(p, t.format(f"{word} {kind}")) for t in _TEMPLATES] for p in own]
     seen = [twin.seen(pairs) for pairs in told]
     if not how.preserves:
         return [(captions, []) for captions in seen]

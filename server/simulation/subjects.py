@@ -76,8 +76,7 @@ class Owner(Drawer):
         if arm not in self.concepts:
             return self
         concept = self.concepts[arm]
-        name = concept.word if concept.adapter is None else f"{concept.word} {concept.kind}"
-        items = tuple(replace(item, caption=name) for item in self.items)
+        items = tuple(replace(item, caption=concept.word) for item in self.items)
         return replace(self, items=items, words={concept.word: concept.rows})
 
 

@@ -87,11 +87,10 @@ def run(options: Options) -> Report:
             quick = replace(how, steps=10, prior=min(how.prior, 4)) if options.quick else how
             twin = ImageTwin.of(package)
             concept = learn_subject(twin, model, directions, shown, "<it>", kind, quick)
-            called = "<it>" if how.way == "textual-inversion" else f"<it> {kind}"
             model.use_tokens({"<it>": concept.rows})
             model.attach(*([concept.adapter] if concept.adapter else []))
-            error = _error(model, kept, called)
-            own = _drawn(model, [caption.format(called) for caption in CAPTIONS])
+            error = _error(model, kept, "<it>")
+            own = _drawn(model, [caption.format("<it>") for caption in CAPTIONS])
             after = _drawn(model, [kind] * (KINDS // DRAWN))
             model.use_tokens({})
             model.attach()
