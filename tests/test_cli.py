@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -208,7 +209,13 @@ def test_the_life_of_a_vault(
     )
     assert "learned 1 records" in done("device", "learn", "--base", installed, "--steps", "1")
     assert "trained slice 1" in done("device", "show", tulips)
-    assert "1 slices of a private adapter" in " ".join(done("device", "stats").split())
+    stats = done("device", "stats")
+    assert ": 1 slices of a private adapter, 0 to be trained again" in stats
+    (base_id,) = re.findall("^base (.*): 1 slices", stats, re.MULTILINE)
+    done("device", "unlearn", base_id)
+    assert "base " not in done("device", "stats")
+    assert refused("device", "unlearn", base_id)[0] == 2
+    assert "learned 1 records" in done("device", "learn", "--base", installed, "--steps", "1")
     said = done("device", "forget", tulips, "--certificate", str(tmp_path / "said.json"))
     assert "1 records forgotten (asked)" in said
     assert "private adapter" in said
