@@ -89,7 +89,7 @@ class Pairs(AdaptedTwin[tuple[Example, Example]], Generic[Example]):
         """Made-up pairs. True references would make all losses equal, so these are off a little."""
         rows = self.made_up(2 * _PROBED)
         batch = self.collate(list(zip(rows[::2], rows[1::2], strict=True)))
-        off = torch.linspace(-1, 1, 2 * _PROBED).view(_PROBED, 2) / self.beta
+        off = torch.tensor([[i / self.beta, 0.0] for i in range(_PROBED)])
         return {**batch, "reference": batch["reference"] + off.to(batch["reference"])}
 
 
