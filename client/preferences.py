@@ -73,8 +73,10 @@ def worth_imitating(record: Context) -> bool:
 
 
 def answer_of(record: UserBehavior) -> str:
-    """The text of a medium that is a text."""
-    return record.media.decode("utf-8", "replace")
+    """The text of a medium that is a text, as it goes on from the request."""
+    text = record.media.decode("utf-8", "replace").rstrip()
+    apart = text[:1].isspace() or record.item[-1:].isspace()
+    return text if apart else f" {text}"
 
 
 def written(record: Context) -> str:

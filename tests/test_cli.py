@@ -232,6 +232,30 @@ def test_the_life_of_a_vault(
     assert "0 records" in done("device", "stats")
 
 
+def test_what_was_liked_and_disliked_trains(
+    installed_images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAVORE_VAULT", str(tmp_path / "vault"))
+    key = ("--key-file", str(tmp_path / "key"))
+
+    def done(*arguments: str) -> str:
+        run = locavore_command(*arguments, *key)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    done("device", "init")
+    for number, verdict in enumerate(("liked", "disliked")):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(public_pictures()[number][0].encoded("png"))
+        assert "remembered" in done("device", "rate", str(path), "red apple", verdict)
+    learning = ("device", "learn", "--base", installed_images, "--steps", "1")
+    assert "learned 2 records" in done(*learning, "--objective", "dpo")
+    assert f"of {installed_images}" in done(*learning)  # nothing is left to imitate
+    wrong = locavore_command("device", "learn", "--base", "x", "--objective", "rlhf", *key)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
 def test_a_vault_opened_by_a_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAVORE_VAULT", str(tmp_path / "vault"))
     key = ("--key-file", str(tmp_path / "key"))

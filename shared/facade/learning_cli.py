@@ -1,7 +1,8 @@
-"""``locavore device learn``, ``unlearn`` and ``subject``: what a person's records train."""
+"""``locavore device rate``, ``learn``, ``unlearn`` and ``subject``: what records train."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +17,43 @@ from .shared.errors import MissingExtraError
 __all__ = ["device_app"]
 
 
+class Verdict(StrEnum):
+    """What a person says of an answer."""
+
+    LIKED = "liked"
+    DISLIKED = "disliked"
+
+
+class Objective(StrEnum):
+    """What is learned from the records."""
+
+    SFT = "sft"
+    DPO = "dpo"
+
+
+@device_app.command("rate")
+def rate(
+    path: Annotated[Path, typer.Argument(help="A picture, or a text that answers a request.")],
+    request: Annotated[str, typer.Argument(help="What it shows, or what it answers.")],
+    verdict: Annotated[Verdict, typer.Argument(help="What you say of it.")],
+    key_file: KeyFile = None,
+    keyring: InKeyring = False,
+) -> None:
+    """Keep an answer that you liked or disliked, for 'learn --objective dpo'."""
+    from .client.importers import rated_answer
+
+    record = rated_answer(path, request, verdict.value)
+    with opened(key_file, keyring) as device:
+        say(f"remembered {device.remember(record)}")
+
+
 @device_app.command("learn")
 def learn(
     base: Annotated[str, typer.Option(help="A built base, by name or path.")],
+    objective: Annotated[
+        Objective,
+        typer.Option(help="sft imitates your records; dpo prefers what you liked to what not."),
+    ] = Objective.SFT,
     steps: Annotated[int, typer.Option(help="Training steps a slice.")] = 4,
     key_file: KeyFile = None,
     keyring: InKeyring = False,
@@ -30,7 +65,8 @@ def learn(
 
     package = find_base(base)
     with opened(key_file, keyring) as device, console.status("training"):
-        trainer = SliceTrainer.of(package, PrivateTraining(steps=steps))
+        training = PrivateTraining(steps=steps)
+        trainer = SliceTrainer.of(package, training, objective=objective.value)
         count = device.learn(trainer)
         lineage = device.store.lineages.of(package.base_id)
         slices, digest = len(lineage.slices), lineage.private_digest or "none"

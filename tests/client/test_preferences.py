@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from locavore.client.preferences import choices, judged, likes, worth_imitating, written
+from locavore.client.preferences import Choice, choices, judged, likes, worth_imitating, written
 from locavore.shared.contexts import Context, UserBehavior, UserDocument
 
 
-def answer(name: str, action: str = "rated", rating: float | None = None, **fields: str) -> Context:
-    given = {"item": "red apple", "media_type": "image/png"} | fields
-    return UserBehavior(id=name, action=action, rating=rating, media=b"x", **given)
+def answer(
+    name: str,
+    action: str = "rated",
+    rating: float | None = None,
+    item: str = "red apple",
+    media_type: str = "image/png",
+) -> Context:
+    return UserBehavior(
+        id=name, action=action, rating=rating, item=item, media=b"x", media_type=media_type
+    )
 
 
-def named(found: list[tuple[UserBehavior, UserBehavior]]) -> list[str]:
+def named(found: list[Choice]) -> list[str]:
     return sorted(f"{liked.id}>{disliked.id}" for liked, disliked in found)
 
 
@@ -66,6 +73,7 @@ def test_what_was_not_liked_is_not_imitated() -> None:
 
 
 def test_a_text_that_answers_is_written_with_its_request() -> None:
-    note = UserBehavior(item="Dear Ann,", action="liked", media=b" hi!", media_type="text/plain")
-    assert written(note) == "Dear Ann, hi!"
+    for item, said in (("Dear Ann,", b" hi!"), ("Dear Ann,", b"hi!\n"), ("Dear Ann, ", b"hi!")):
+        note = UserBehavior(item=item, action="liked", media=said, media_type="text/plain")
+        assert written(note) == "Dear Ann, hi!"
     assert written(UserDocument(body="hi")) == "hi"
