@@ -248,7 +248,7 @@ def test_what_was_liked_and_disliked_trains(
         path = tmp_path / f"{number}.png"
         path.write_bytes(public_pictures()[number][0].encoded("png"))
         assert "remembered" in done("device", "rate", str(path), "red apple", verdict)
-    learning = ("device", "learn", "--base", installed_images, "--steps", "1")
+    learning = ("device", "learn", "--base", installed_images, "--steps", "1", "--rank", "2")
     assert "learned 2 records" in done(*learning, "--objective", "dpo")
     assert f"of {installed_images}" in done(*learning)  # nothing is left to imitate
     wrong = locavore_command("device", "learn", "--base", "x", "--objective", "rlhf", *key)

@@ -55,6 +55,7 @@ def learn(
         typer.Option(help="sft imitates your records; dpo prefers what you liked to what not."),
     ] = Objective.SFT,
     steps: Annotated[int, typer.Option(help="Training steps a slice.")] = 4,
+    rank: Annotated[int, typer.Option(help="Of the adapter, the same for all its slices.")] = 4,
     key_file: KeyFile = None,
     keyring: InKeyring = False,
 ) -> None:
@@ -65,7 +66,7 @@ def learn(
 
     package = find_base(base)
     with opened(key_file, keyring) as device, console.status("training"):
-        training = PrivateTraining(steps=steps)
+        training = PrivateTraining(rank=rank, steps=steps)
         trainer = SliceTrainer.of(package, training, objective=objective.value)
         count = device.learn(trainer)
         lineage = device.store.lineages.of(package.base_id)
