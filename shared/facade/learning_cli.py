@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -55,6 +55,10 @@ def learn(
         typer.Option(help="sft imitates your records; dpo prefers what you liked to what not."),
     ] = Objective.SFT,
     steps: Annotated[int, typer.Option(help="Training steps a slice.")] = 4,
+    beta: Annotated[
+        Optional[float],  # noqa: UP045  # typer reads this form
+        typer.Option(help="Of dpo: how strongly the base is held on to."),
+    ] = None,
     rank: Annotated[int, typer.Option(help="Of the adapter, the same for all its slices.")] = 4,
     key_file: KeyFile = None,
     keyring: InKeyring = False,
@@ -67,7 +71,7 @@ def learn(
     package = find_base(base)
     with opened(key_file, keyring) as device, console.status("training"):
         training = PrivateTraining(rank=rank, steps=steps)
-        trainer = SliceTrainer.of(package, training, objective=objective.value)
+        trainer = SliceTrainer.of(package, training, objective=objective.value, beta=beta)
         count = device.learn(trainer)
         lineage = device.store.lineages.of(package.base_id)
         slices, digest = len(lineage.slices), lineage.private_digest or "none"
