@@ -273,9 +273,9 @@ class Device:
         """
         lineage = self._rebuild(trainer)
         chain = lineage.slices
-        known = [record_id for link in chain for record_id in link.records]
+        known = dict.fromkeys(record_id for link in chain for record_id in link.records)
         able = [r for r in self.training_records("train") if trainer.takes(r)]
-        fresh = [r for r in able if r.id not in set(known)]
+        fresh = [r for r in able if r.id not in known]
         if fresh:
             how, shared = dict(trainer.how), self._adapter("shared", trainer.base_id)
             trained = trainer.train(
