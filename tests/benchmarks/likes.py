@@ -37,12 +37,12 @@ PAIRS, JUDGED, DRAWS = 96, 24, 16
 DRAWN = Drawing(seed=1, guidance=3.5)
 TRAINING = PrivateTraining(steps=100, batch=8, learning_rate=1e-3)
 BASE_ARM, IMITATED, CHOSEN, BOTH = "base", "imitated", "chosen", "imitated, then chosen"
-LOOSELY = f"{CHOSEN}, beta 250"
+LOOSELY = f"{CHOSEN}, beta 25"
 ARMS: Mapping[str, tuple[str, PrivateObjective, float | None]] = {  # goes on from, what, beta
     IMITATED: (BASE_ARM, "sft", None),
-    BOTH: (IMITATED, "dpo", 250.0),
+    BOTH: (IMITATED, "dpo", 25.0),
     CHOSEN: (BASE_ARM, "dpo", None),
-    LOOSELY: (BASE_ARM, "dpo", 250.0),
+    LOOSELY: (BASE_ARM, "dpo", 25.0),
 }
 GOALS = (
     Goal(name=f"{LOOSELY}: right", bound=0.9),
