@@ -57,9 +57,7 @@ def learn(
     steps: Annotated[int, typer.Option(help="Training steps a slice.")] = 4,
     beta: Annotated[
         Optional[float],  # noqa: UP045  # typer reads this form
-        typer.Option(
-            help="Of dpo, how strongly the base is held on to: usually 0.1 (text), 2500 (pictures)."
-        ),
+        typer.Option(help="Of dpo, hold on the base: usually 0.1 (text), 2500 (pictures)."),
     ] = None,
     rank: Annotated[int, typer.Option(help="Of the adapter, the same for all its slices.")] = 4,
     key_file: KeyFile = None,
