@@ -10,14 +10,14 @@ from typing import Any
 
 from ..shared.adapters import Adapter
 from ..shared.contexts import Consent, Context, Instruction, Use
-from ..shared.errors import AdapterError, BadInputError
+from ..shared.errors import BadInputError
 from .engine import Model, Request
 from .retrieval import Embedder, Hit, Retriever, Where, reweighted
 from .user_model import Guidance, UserModel
 from .vault.archive import export_vault
 from .vault.certificate import Certificate, Left
 from .vault.keys import Key, Keyring, Passphrase, Unlock
-from .vault.lineage import PrivateTrainer, Slice
+from .vault.lineage import Lineage, PrivateTrainer
 from .vault.vault import Vault
 
 __all__ = ["Content", "Device", "Explanation", "Trace", "unlocking"]
@@ -80,6 +80,8 @@ class Explanation:
 class Device:
     """Ties a model to a person's vault. Nothing here sends anything anywhere.
 
+    The vault may hold adapters of several bases; ``shared`` and ``private`` are the model's.
+
     Args:
         model: the base's runtime, for generating; may be shared between simulated devices.
         store: the person's vault; one in memory when not given.
@@ -98,9 +100,12 @@ class Device:
     ) -> None:
         self.store = Vault.in_memory() if store is None else store
         self.embedder = embedder
-        self.shared = shared or self.store.lineage.shared
-        self.private = private or self.store.lineage.private
         self._model = model
+        self._given: dict[tuple[str, str], Adapter] = {}  # by name and base
+        self._loaded: dict[tuple[str, str], Adapter] = {}
+        for name, adapter in (("shared", shared), ("private", private)):
+            if adapter is not None:
+                self._given[name, adapter.base_id] = adapter
         self._found: tuple[tuple[int, Embedder | None], Retriever, UserModel] | None = None
 
     @classmethod
@@ -180,8 +185,26 @@ class Device:
         return self._model
 
     def use_model(self, model: Model[Any, Any]) -> None:
-        """Use another base's runtime from now on."""
+        """Use another base's runtime from now on, with the adapters that are there for it."""
         self._model = model
+
+    @property
+    def shared(self) -> Adapter | None:
+        """The adapter from the federation for the model's base; the vault's unless one is set."""
+        return self._adapter("shared", self.model.base_id)
+
+    @shared.setter
+    def shared(self, adapter: Adapter | None) -> None:
+        self._give("shared", adapter)
+
+    @property
+    def private(self) -> Adapter | None:
+        """The adapter trained here for the model's base; the vault's unless one is set."""
+        return self._adapter("private", self.model.base_id)
+
+    @private.setter
+    def private(self, adapter: Adapter | None) -> None:
+        self._give("private", adapter)
 
     def remember(self, record: Context, *, consent: Consent | None = None) -> str:
         """Keep a record, with another consent than its own if given, and return its id."""
@@ -211,8 +234,9 @@ class Device:
     ) -> Certificate:
         """Destroy a record, or all of a source, and everything made of it.
 
-        The private adapter goes back to where it had not seen the record. What was trained after
-        that is trained again without it: now, when a trainer is given, else by :meth:`learn`.
+        Every base's private adapter goes back to where it had not seen the record. What was
+        trained after that is trained again without it: now, for the base of a trainer that is
+        given, else by :meth:`learn`.
 
         Raises:
             BadInputError: there is no such record, or not exactly one of the two is given.
@@ -221,7 +245,8 @@ class Device:
             raise BadInputError("forget needs a record's id or a source, one of the two")
         ids = [record_id] if record_id is not None else self._of_source(str(source))
         certificate = self.store.forget(ids)
-        self._adapters_changed(certificate)
+        for cut in certificate.adapters:
+            self._given.pop(("private", cut.base_id), None)
         if trainer is None or not certificate.due:
             return certificate
         self._rebuild(trainer)
@@ -230,7 +255,8 @@ class Device:
     def forget_everything(self) -> Certificate:
         """Destroy all records, adapters and keys. The privacy ledger stays: it was spent."""
         certificate = self.store.forget_everything()
-        self.shared = self.private = None
+        self._given.clear()
+        self._loaded.clear()
         return certificate
 
     def export(self, path: Path | str) -> int:
@@ -238,57 +264,52 @@ class Device:
         return export_vault(self.store, Path(path))
 
     def learn(self, trainer: PrivateTrainer) -> int:
-        """Train the private adapter on what may train it and is new; returns how many records.
+        """Train the private adapter of the trainer's base on what may train it and is new to it.
 
-        First trains again what a forgotten record had touched.
+        First trains again what a forgotten record had touched. Adapters of other bases stay as
+        they are; a base that was built anew is another base, which begins from nothing.
 
-        Raises:
-            AdapterError: the adapter here was trained on another base; :meth:`unlearn` drops it.
+        Returns how many records were new.
         """
-        self._rebuild(trainer)
-        chain = self.store.lineage.slices
-        known = {record_id for link in chain for record_id in link.records}
-        fresh = [
-            r for r in self.training_records("train") if r.id not in known and trainer.takes(r)
-        ]
+        lineage = self._rebuild(trainer)
+        chain = lineage.slices
+        known = dict.fromkeys(record_id for link in chain for record_id in link.records)
+        able = [r for r in self.training_records("train") if trainer.takes(r)]
+        fresh = [r for r in able if r.id not in known]
         if fresh:
-            how = dict(trainer.how)
+            how, shared = dict(trainer.how), self._adapter("shared", trainer.base_id)
             trained = trainer.train(
                 fresh,
                 how=how,
                 place=len(chain),
-                start=self.store.lineage.private,
-                shared=self.shared,
+                before=map(self.store.get, known),
+                start=lineage.private,
+                shared=shared,
             )
-            with self.store.transaction():
-                if self.shared is not None:
-                    self.store.lineage.keep_shared(self.shared)
-                self.store.lineage.append(
-                    Slice(
-                        records=tuple(record.id for record in fresh),
-                        base_id=trainer.base_id,
-                        how=how,
-                        shared=self.shared.digest if self.shared else None,
-                        adapter=None,
-                    ),
-                    trained,
-                )
-        self.private = self.store.lineage.private
+            lineage.append([record.id for record in fresh], trained, how=how, shared=shared)
+            self._given.pop(("private", trainer.base_id), None)
         return len(fresh)
 
-    def unlearn(self) -> None:
-        """Destroy the private adapter and its whole chain; the records stay, and count as new."""
+    def unlearn(self, base_id: str) -> None:
+        """Destroy a base's private adapter and its whole chain; records stay, and count as new.
+
+        Raises:
+            BadInputError: nothing was learned for that base.
+        """
+        lineage = self.store.lineages.of(base_id)
+        records = [record_id for link in lineage.slices for record_id in link.records]
+        if not records:
+            held = ", ".join(other.base_id for other in self.store.lineages) or "no base"
+            raise BadInputError(f"nothing was learned for base {base_id!r}; there is {held}")
         with self.store.transaction():
-            self.store.lineage.cut([r for link in self.store.lineage.slices for r in link.records])
+            lineage.cut(records)
             self.store.complete_certificates()
-        self.private = None
+        self._given.pop(("private", base_id), None)
 
     def explain(self, content: Content) -> Explanation:
         """Which of the person's records a text was made of, as far as they are still kept."""
-        trace, lineage = content.trace, self.store.lineage
-        chain = lineage.slices
-        places = [i for i, link in enumerate(chain) if link.adapter in trace.digests]
-        trained = [r for link in chain[: max(places, default=-1) + 1] for r in link.records]
+        trace = content.trace
+        trained, live = self._trained(trace.digests)
         kept = {record.id: record for record in self.store}
         federated = {i: self.store.uses(i) for i in kept} if "shared" in trace.adapters else {}
         return Explanation(
@@ -296,7 +317,7 @@ class Device:
             private=tuple(kept[i] for i in trained if i in kept),
             federated={i: uses for i, uses in federated.items() if uses},
             forgotten=tuple(i for i in trace.record_ids if i not in kept),
-            replaced="private" in trace.adapters and bool(trace.digests) and not places,
+            replaced="private" in trace.adapters and bool(trace.digests) and not live,
         )
 
     def training_records(self, use: Use) -> list[Context]:
@@ -347,14 +368,11 @@ class Device:
         Raises:
             BadInputError: an unknown name, or an adapter that this device does not have.
         """
-        self.model.attach(*(self._adapter(name) for name in names))
+        self.model.attach(*map(self._required, names))
 
     def available_adapters(self) -> tuple[str, ...]:
         """Names of the adapters that this device has for its base."""
-        held = {name: getattr(self, name) for name in _ADAPTERS}
-        return tuple(
-            n for n, a in held.items() if a is not None and a.base_id == self.model.base_id
-        )
+        return tuple(n for n in _ADAPTERS if self._adapter(n, self.model.base_id) is not None)
 
     def generate(
         self,
@@ -376,19 +394,49 @@ class Device:
         """
         names = tuple(adapters) if adapters is not None else self.available_adapters()
         request = self.request(instruction, how, k=k)
-        self.model.attach(*(self._adapter(name) for name in names), *request.adapters)
+        live = [self._required(name) for name in names]
+        self.model.attach(*live, *request.adapters)
         output, reason = request.fulfil()
-        digests = tuple(self._adapter(name).digest for name in names)
+        digests = tuple(adapter.digest for adapter in live)
         trace = Trace(request.used, names, request.tokens, digests, request.reason)
         return Content(output, reason, trace)
 
-    def _adapter(self, name: str) -> Adapter:
+    def _give(self, name: str, adapter: Adapter | None) -> None:
+        if adapter is None:
+            self._given.pop((name, self.model.base_id), None)
+        else:
+            self._given[name, adapter.base_id] = adapter
+
+    def _adapter(self, name: str, base_id: str) -> Adapter | None:
+        """A base's adapter: the one that was set, else the vault's as it is now."""
+        if (name, base_id) in self._given:
+            return self._given[name, base_id]
+        lineage = self.store.lineages.of(base_id)
+        digest = lineage.shared_digest if name == "shared" else lineage.private_digest
+        if digest is None:
+            return None
+        held = self._loaded.get((name, base_id))
+        if held is None or held.digest != digest:
+            held = self._loaded[name, base_id] = lineage.adapter(digest)
+        return held
+
+    def _required(self, name: str) -> Adapter:
         if name not in _ADAPTERS:
             raise BadInputError(f"adapters are 'shared' and 'private', got {name!r}")
-        adapter: Adapter | None = getattr(self, name)
+        adapter = self._adapter(name, self.model.base_id)
         if adapter is None:
-            raise BadInputError(f"this device has no {name} adapter yet")
+            raise BadInputError(f"this device has no {name} adapter for {self.model.base_id} yet")
         return adapter
+
+    def _trained(self, digests: Sequence[str]) -> tuple[list[str], bool]:
+        """Ids of the records behind the private adapter among these, and whether it is kept."""
+        for lineage in self.store.lineages:
+            chain = lineage.slices
+            places = [i for i, link in enumerate(chain) if link.adapter in digests]
+            if places:
+                ids = [r for link in chain[: max(places) + 1] for r in link.records]
+                return list(dict.fromkeys(ids)), True
+        return [], False
 
     def _searched(self) -> tuple[Retriever, UserModel]:
         """Search and summary of the vault as it is now."""
@@ -407,32 +455,26 @@ class Device:
             raise BadInputError(f"there is no record of source {source!r}")
         return found
 
-    def _rebuild(self, trainer: PrivateTrainer) -> None:
-        lineage = self.store.lineage
+    def _rebuild(self, trainer: PrivateTrainer) -> Lineage:
+        """Train again what is due of the trainer's base."""
+        self.store.expire()
+        lineage = self.store.lineages.of(trainer.base_id)
         chain = lineage.slices
-        other = next((link.base_id for link in chain if link.base_id != trainer.base_id), None)
-        if other is not None:
-            raise AdapterError(
-                f"the private adapter here was trained on base {other!r}, the trainer has "
-                f"{trainer.base_id!r}; use that base, or unlearn() and train anew"
-            )
         for place in lineage.due:
             link = chain[place]
             trained = trainer.train(
                 [self.store.get(record_id) for record_id in link.records],
                 how=link.how,
                 place=place,
+                before=(self.store.get(r) for earlier in chain[:place] for r in earlier.records),
                 start=lineage.private,
                 shared=lineage.adapter(link.shared) if link.shared else None,
             )
             lineage.finish(place, trained)
         self.store.complete_certificates()
         if chain:
-            self.private = lineage.private
-
-    def _adapters_changed(self, certificate: Certificate) -> None:
-        if certificate.adapter_before != certificate.adapter_after:
-            self.private = self.store.lineage.private
+            self._given.pop(("private", trainer.base_id), None)
+        return lineage
 
 
 def unlocking(

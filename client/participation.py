@@ -127,7 +127,7 @@ class Participation:
         adapter, store = self.federated.adapter(theta), self.device.store
         member = replace(self.membership, last_round=round)
         with store.transaction():
-            store.lineage.keep_shared(adapter)
+            store.lineages.of(adapter.base_id).keep_shared(adapter)
             store.keep_membership(member)
         self.membership, self.device.shared = member, adapter
         self.on_round(round)

@@ -128,7 +128,9 @@ class UserDocument(_Record):
 class UserBehavior(_Record):
     """Something that the person did with an item: clicked, rated, skipped, drew.
 
-    The item may come with an encoded picture, sound or clip of itself.
+    The item may come with an encoded picture, sound or clip of itself, or be a request with a
+    text (``text/plain``) that answers it. The actions ``liked`` and ``disliked``, or a rating,
+    higher for better, are verdicts on the medium; see :mod:`locavore.client.preferences`.
     """
 
     item: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -208,7 +209,13 @@ def test_the_life_of_a_vault(
     )
     assert "learned 1 records" in done("device", "learn", "--base", installed, "--steps", "1")
     assert "trained slice 1" in done("device", "show", tulips)
-    assert "1 slices of a private adapter" in " ".join(done("device", "stats").split())
+    stats = done("device", "stats")
+    assert ": 1 slices of a private adapter, 0 to be trained again" in stats
+    (base_id,) = re.findall("^base (.*): 1 slices", stats, re.MULTILINE)
+    done("device", "unlearn", base_id)
+    assert "base " not in done("device", "stats")
+    assert refused("device", "unlearn", base_id)[0] == 2
+    assert "learned 1 records" in done("device", "learn", "--base", installed, "--steps", "1")
     said = done("device", "forget", tulips, "--certificate", str(tmp_path / "said.json"))
     assert "1 records forgotten (asked)" in said
     assert "private adapter" in said
@@ -223,6 +230,30 @@ def test_the_life_of_a_vault(
     assert refused("device", "forget", "--everything", "--source", "x")[0] == 2
     assert "(everything)" in done("device", "forget", "--everything")
     assert "0 records" in done("device", "stats")
+
+
+def test_what_was_liked_and_disliked_trains(
+    installed_images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAVORE_VAULT", str(tmp_path / "vault"))
+    key = ("--key-file", str(tmp_path / "key"))
+
+    def done(*arguments: str) -> str:
+        run = locavore_command(*arguments, *key)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    done("device", "init")
+    for number, verdict in enumerate(("liked", "disliked")):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(public_pictures()[number][0].encoded("png"))
+        assert "remembered" in done("device", "rate", str(path), "red apple", verdict)
+    learning = ("device", "learn", "--base", installed_images, "--steps", "1", "--rank", "2")
+    assert "learned 2 records" in done(*learning, "--objective", "dpo")
+    assert f"of {installed_images}" in done(*learning)  # nothing is left to imitate
+    wrong = locavore_command("device", "learn", "--base", "x", "--objective", "rlhf", *key)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
 
 
 def test_a_vault_opened_by_a_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,9 @@ class AdaptedTwin(ABC, Generic[Example]):
     def longest(self) -> Example:
         """An example of the largest shape there is."""
 
+    def reseed(self, seed: int) -> None:  # many twins draw nothing
+        """Begin anew whatever is drawn at random for examples, such as times and noise."""
+
     def length(self, example: Example) -> int:
         """What examples are sorted by, so that short ones are padded little."""
         return 0

@@ -18,6 +18,7 @@ from ...shared.prompts import Prompts
 from ...shared.sampler_config import SamplerConfig, alphas_cumprod
 from ...shared.twin import fastest, open_image_twin
 from ..captioned import CHECKED_AT, Seen, captioned, checking_noise
+from ..preferences import worth_imitating
 from .adapted import AdaptedTwin
 from .cohort import Batch
 from .objectives.diffusion import Diffusion
@@ -111,8 +112,8 @@ class ImageTwin(AdaptedTwin[Seen]):
         return found
 
     def takes(self, record: Context) -> bool:
-        """Whether it is a picture."""
-        return record.modality == "image"
+        """Whether it is a picture, and none that the person did not like."""
+        return record.modality == "image" and worth_imitating(record)
 
     def examples(self, records: Sequence[Context]) -> list[Seen]:
         """Every picture of every record."""
@@ -141,6 +142,10 @@ class ImageTwin(AdaptedTwin[Seen]):
             "time": self.draws.times(count),
             "input_ids": torch.where(told, ids[:, None], self._untold),
         }
+
+    def reseed(self, seed: int) -> None:
+        """Begin the draws anew."""
+        self.draws.generator.manual_seed(seed)
 
     def losses(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Mean squared error of the denoiser, over each example's draws."""

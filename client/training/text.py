@@ -12,6 +12,7 @@ from ...shared.adapters import Array
 from ...shared.contexts import Context
 from ...shared.packages import Package
 from ...shared.twin import fast_twin, open_twin
+from ..preferences import worth_imitating, written
 from ..runtime import TOKENIZER, start_of
 from .adapted import AdaptedTwin
 from .cohort import Batch
@@ -71,14 +72,18 @@ class TextTwin(AdaptedTwin[list[int]]):
         )
 
     def takes(self, record: Context) -> bool:
-        """Whether it says anything."""
-        return bool(record.text.strip())
+        """Whether it says anything, and nothing that the person did not like."""
+        return bool(record.text.strip()) and worth_imitating(record)
 
     def examples(self, records: Sequence[Context]) -> list[list[int]]:
         """Token ids of every record that has two or more."""
-        assert self._encode is not None, "this twin was made without a tokenizer"
-        encoded = (list(self._encode(record.text)[: self.max_tokens]) for record in records)
+        encoded = (self.encoded(written(record))[: self.max_tokens] for record in records)
         return [ids for ids in encoded if len(ids) > 1]
+
+    def encoded(self, text: str) -> list[int]:
+        """Token ids of a text, all of them."""
+        assert self._encode is not None, "this twin was made without a tokenizer"
+        return list(self._encode(text))
 
     def collate(self, rows: Sequence[list[int]]) -> Batch:
         """See :func:`~.objectives.language.token_batch`."""
@@ -106,11 +111,16 @@ class TextTwin(AdaptedTwin[list[int]]):
 
     def probe(self) -> Batch:
         """Four token sequences."""
+        return token_batch(self.made_up(4))
+
+    def made_up(self, count: int) -> list[list[int]]:
+        """Token sequences that differ everywhere, where the vocabulary is large enough."""
         vocabulary = self.model.get_input_embeddings().num_embeddings
         generator = torch.Generator().manual_seed(0)
-        count = 4 * _PROBE_TOKENS
-        if vocabulary >= count:
-            ids = torch.randperm(vocabulary, generator=generator)[:count]
+        tokens = count * _PROBE_TOKENS
+        if vocabulary >= tokens:
+            ids = torch.randperm(vocabulary, generator=generator)[:tokens]
         else:
-            ids = torch.randint(vocabulary, (count,), generator=generator)
-        return token_batch(ids.view(4, _PROBE_TOKENS).tolist())
+            ids = torch.randint(vocabulary, (tokens,), generator=generator)
+        found: list[list[int]] = ids.view(count, _PROBE_TOKENS).tolist()
+        return found

@@ -7,6 +7,7 @@ import mimetypes
 import os
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 from ...shared.errors import BadInputError
 from .codec import encode, media_of, parse
@@ -18,7 +19,7 @@ _README = """What a device kept of you, in plain files.
 
 records.jsonl      one record a line: kind, id, time, source, what it may be used for, content
 media/             pictures, sounds and scans, named by record
-adapters/          what was trained on your records (safetensors), if anything
+adapters/          what was trained on your records (safetensors), a folder for each base
 ledger.jsonl       what training shared with others has cost in privacy
 certificates.json  what was forgotten, signed
 """
@@ -50,12 +51,11 @@ def export_vault(vault: Vault, path: Path) -> int:
             lines.append(json.dumps({**row, "media": names}, ensure_ascii=False))
         text = "".join(f"{line}\n" for line in lines)
         archive.writestr("records.jsonl", text.encode("utf-8", "backslashreplace"))
-        for name, adapter in (
-            ("private", vault.lineage.private),
-            ("shared", vault.lineage.shared),
-        ):
-            if adapter is not None:
-                archive.writestr(f"adapters/{name}.safetensors", adapter.to_bytes())
+        for lineage in vault.lineages:
+            for name, adapter in (("private", lineage.private), ("shared", lineage.shared)):
+                if adapter is not None:
+                    place = f"adapters/{quote(lineage.base_id, safe='')}/{name}.safetensors"
+                    archive.writestr(place, adapter.to_bytes())
         archive.writestr("ledger.jsonl", b"".join(vault.journal.lines()))
         said = ",\n".join(certificate.to_json() for certificate in vault.certificates)
         archive.writestr("certificates.json", f"[{said}]\n")

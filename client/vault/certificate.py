@@ -46,9 +46,9 @@ class Certificate:
         time: when, by the device's clock (ISO 8601).
         why: ``asked``, ``expired``, ``consent`` or ``everything``.
         records: SHA-256 of each record's id, in hex.
-        adapter_before: digest of the private adapter before; None when there was none.
-        adapter_after: digest of the private adapter that is used from now on.
-        due: slices of the chain that are still to be trained again.
+        adapters: of every base whose private adapter the records had touched: digests of the
+            adapter before and of the one that is used from now on, None where there is none, and
+            how many slices of its chain are still to be trained again.
         left: federated trainings that had used the records.
         key: public key of the vault (Ed25519, hex).
         signature: over all of the above (hex).
@@ -58,12 +58,15 @@ class Certificate:
     time: str
     why: str
     records: tuple[str, ...]
-    adapter_before: str | None
-    adapter_after: str | None
-    due: int
+    adapters: tuple[Cut, ...]
     left: tuple[Left, ...]
     key: str
     signature: str
+
+    @property
+    def due(self) -> int:
+        """Slices that are still to be trained again, of all bases."""
+        return sum(cut.due for cut in self.adapters)
 
     def names(self, record_id: str) -> bool:
         """Whether it speaks of that record."""
@@ -97,20 +100,25 @@ class Certificate:
         try:
             row = json.loads(text)
             left = tuple(Left(**{**one, "rounds": tuple(one["rounds"])}) for one in row["left"])
-            return cls(**{**row, "left": left, "records": tuple(row["records"])})
+            cuts = tuple(Cut(**one) for one in row["adapters"])
+            return cls(**{**row, "adapters": cuts, "left": left, "records": tuple(row["records"])})
         except (ValueError, TypeError, KeyError):
             raise BadInputError("this is no certificate of a vault") from None
 
     def sentences(self) -> list[str]:
         """What it says, to be read by a person."""
         said = [f"{len(self.records)} records forgotten ({self.why}) on {self.time}"]
-        if self.adapter_before != self.adapter_after:
-            said.append(
-                f"private adapter {_short(self.adapter_before)} is destroyed; in use now: "
-                f"{_short(self.adapter_after)}"
-            )
-        if self.due:
-            said.append(f"{self.due} slices of it are to be trained again, without the records")
+        for cut in self.adapters:
+            if cut.before != cut.after:
+                said.append(
+                    f"private adapter {_short(cut.before)} of {cut.base_id} is destroyed; in use "
+                    f"now: {_short(cut.after)}"
+                )
+            if cut.due:
+                said.append(
+                    f"{cut.due} slices of that of {cut.base_id} are to be trained again, without "
+                    "the records"
+                )
         for one in self.left:
             rounds = ", ".join(map(str, one.rounds))
             said.append(
@@ -127,7 +135,7 @@ def issue(
     time: datetime,
     why: str,
     records: Sequence[str],
-    cut: Cut,
+    cuts: Sequence[Cut],
     left: Sequence[Left],
 ) -> Certificate:
     """Sign what was forgotten with the vault's own key."""
@@ -138,9 +146,7 @@ def issue(
             time=time.isoformat(),
             why=why,
             records=tuple(sorted(map(_hashed, records))),
-            adapter_before=cut.before,
-            adapter_after=cut.after,
-            due=cut.due,
+            adapters=tuple(cuts),
             left=tuple(left),
             key=key.hex(),
             signature="",
@@ -157,7 +163,7 @@ def sign(said: Certificate, identity: bytes) -> Certificate:
 
 def _message(said: dict[str, object]) -> bytes:
     signed = {name: value for name, value in said.items() if name != "signature"}
-    return b"locavore forgotten 1\n" + json.dumps(signed, sort_keys=True).encode()
+    return b"locavore forgotten 2\n" + json.dumps(signed, sort_keys=True).encode()
 
 
 def _hashed(record_id: str) -> str:

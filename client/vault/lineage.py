@@ -1,4 +1,7 @@
-"""What was trained on which records: the private adapter as a chain of slices, and its forgetting.
+"""What was trained on which records: private adapters as chains of slices, and their forgetting.
+
+A person has one store, and in it one chain for each base that was trained. A base's id is a digest
+of its weights: a base that was built anew is another base, with a chain of its own.
 
 A slice holds the records that were new when it was trained, and the adapter after it, which goes on
 from the slice before. To forget a record the chain is cut before the first slice that touched it:
@@ -11,7 +14,7 @@ Source of the idea: Bourtoule et al., "Machine Unlearning" (SISA), arXiv:1912.03
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -20,9 +23,9 @@ from ...shared.contexts import Context
 from ...shared.errors import BadInputError
 from .entries import Entries, Sort
 
-__all__ = ["Cut", "Lineage", "PrivateTrainer", "Slice"]
+__all__ = ["Cut", "Lineage", "Lineages", "PrivateTrainer", "Slice"]
 
-_SHARED = "shared adapter"
+_SHARED = "shared adapters"  # digests by base
 
 
 class PrivateTrainer(Protocol):
@@ -48,16 +51,21 @@ class PrivateTrainer(Protocol):
         *,
         how: Mapping[str, Any],
         place: int,
+        before: Iterable[Context],
         start: Adapter | None,
         shared: Adapter | None,
     ) -> Adapter:
-        """Train on from ``start``, on top of ``shared``; the place in the chain gives the seed."""
+        """Train on from ``start``, on top of ``shared``; the place in the chain gives the seed.
+
+        Args:
+            before: records of the earlier slices, oldest slice first; read as they are asked for.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One link of the chain.
+    """One link of a chain.
 
     Args:
         records: ids, in the order in which they were trained on.
@@ -76,24 +84,28 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What forgetting did to the private adapter: digests before and after, slices cut off."""
+    """What forgetting did to a base's private adapter: digests before and after, slices cut off."""
 
+    base_id: str
     before: str | None
     after: str | None
     due: int
 
 
 class Lineage:
-    """The chain of slices and the adapters in a store."""
+    """One base's chain of slices and its adapters in a store."""
 
-    def __init__(self, entries: Entries) -> None:
+    def __init__(self, entries: Entries, base_id: str) -> None:
+        self.base_id = base_id
         self._entries = entries
 
     @property
     def slices(self) -> list[Slice]:
         """The chain, from its beginning."""
-        count = self._entries.count(Sort.SLICE)
-        return [_slice(self._entries.get(Sort.SLICE, str(place))) for place in range(count)]
+        found = list[Slice]()
+        while self._entries.holds(Sort.SLICE, name := self._name(len(found))):
+            found.append(_slice(self._entries.get(Sort.SLICE, name)))
+        return found
 
     @property
     def due(self) -> list[int]:
@@ -101,17 +113,26 @@ class Lineage:
         return [place for place, link in enumerate(self.slices) if link.adapter is None]
 
     @property
+    def private_digest(self) -> str | None:
+        """Of the private adapter: that of the last slice before any that is due."""
+        return _head(self.slices)
+
+    @property
+    def shared_digest(self) -> str | None:
+        """Of the shared adapter that was kept last."""
+        return _shared(self._entries).get(self.base_id)
+
+    @property
     def private(self) -> Adapter | None:
-        """The private adapter: that of the last slice before any that is due."""
-        digest = _head(self.slices)
+        """The private adapter."""
+        digest = self.private_digest
         return None if digest is None else self.adapter(digest)
 
     @property
     def shared(self) -> Adapter | None:
         """The shared adapter that was kept last."""
-        if not self._entries.holds(Sort.SETTING, _SHARED):
-            return None
-        return self.adapter(self._entries.get(Sort.SETTING, _SHARED).decode())
+        digest = self.shared_digest
+        return None if digest is None else self.adapter(digest)
 
     def adapter(self, digest: str) -> Adapter:
         """A kept adapter. Raises ``BadInputError`` when there is none of that digest."""
@@ -121,48 +142,83 @@ class Lineage:
             raise BadInputError(f"no adapter {digest[:12]} is kept here") from None
 
     def keep_shared(self, adapter: Adapter) -> None:
-        """Keep a shared adapter from the federation; older ones stay while a slice needs them."""
+        """Keep a shared adapter from the federation; older ones stay while a slice needs them.
+
+        Raises:
+            AdapterError: it is of another base.
+        """
+        adapter.require_base(self.base_id)
         with self._entries.transaction() as batch:
             needed = self._needed()
             self._keep(adapter)
-            batch.put(Sort.SETTING, _SHARED, adapter.digest.encode())
+            kept = {**_shared(self._entries), self.base_id: adapter.digest}
+            batch.put(Sort.SETTING, _SHARED, json.dumps(kept).encode())
             self._drop(needed)
 
-    def append(self, link: Slice, adapter: Adapter) -> None:
-        """Add a slice and the adapter after it."""
-        with self._entries.transaction() as batch:
-            self._keep(adapter)
-            place = self._entries.count(Sort.SLICE)
-            batch.put(Sort.SLICE, str(place), _packed(replace(link, adapter=adapter.digest)))
+    def append(
+        self,
+        records: Sequence[str],
+        adapter: Adapter,
+        *,
+        how: Mapping[str, Any],
+        shared: Adapter | None = None,
+    ) -> None:
+        """Add a slice and the adapter after it, which was trained on top of ``shared``.
+
+        Raises:
+            AdapterError: an adapter is of another base.
+        """
+        with self._entries.transaction():
+            if shared is not None:
+                self.keep_shared(shared)
+            link = Slice(
+                records=tuple(records),
+                base_id=self.base_id,
+                how=how,
+                shared=shared.digest if shared else None,
+                adapter=None,
+            )
+            self._write(len(self.slices), link, adapter)
 
     def finish(self, place: int, adapter: Adapter) -> None:
         """Write the adapter of a slice that was due."""
-        with self._entries.transaction() as batch:
-            self._keep(adapter)
-            link = replace(self.slices[place], adapter=adapter.digest)
-            batch.put(Sort.SLICE, str(place), _packed(link))
+        self._write(place, self.slices[place], adapter)
 
-    def cut(self, records: Collection[str]) -> Cut:
-        """Take records out of the chain, and with them every adapter that they touched."""
+    def cut(self, records: Collection[str]) -> Cut | None:
+        """Take records out of the chain, and with them every adapter that they touched.
+
+        Returns None where they touched none.
+        """
         before = self.slices
         gone = set(records)
-        first = next((i for i, s in enumerate(before) if gone & set(s.records)), len(before))
+        first = next((i for i, s in enumerate(before) if gone & set(s.records)), None)
+        if first is None:
+            return None
         kept = [
             replace(link, records=tuple(r for r in link.records if r not in gone), adapter=None)
             for link in before[first:]
         ]
-        after = before[:first] + [link for link in kept if link.records]
-        if first < len(before):
-            with self._entries.transaction() as batch:
-                needed = self._needed()
-                for place in range(first, len(before)):
-                    batch.delete(Sort.SLICE, str(place))
-                for place, link in enumerate(after[first:], first):
-                    batch.put(Sort.SLICE, str(place), _packed(link))
-                self._drop(needed)
+        again = [link for link in kept if link.records]
+        with self._entries.transaction() as batch:
+            needed = self._needed()
+            for place in range(first, len(before)):
+                batch.delete(Sort.SLICE, self._name(place))
+            for place, link in enumerate(again, first):
+                batch.put(Sort.SLICE, self._name(place), _packed(link))
+            self._drop(needed)
         return Cut(
-            before=_head(before), after=_head(after), due=len(after) - min(first, len(after))
+            base_id=self.base_id, before=_head(before), after=_head(before[:first]), due=len(again)
         )
+
+    def _name(self, place: int) -> str:
+        return f"{place}/{self.base_id}"
+
+    def _write(self, place: int, link: Slice, adapter: Adapter) -> None:
+        adapter.require_base(self.base_id)
+        with self._entries.transaction() as batch:
+            self._keep(adapter)
+            whole = replace(link, adapter=adapter.digest)
+            batch.put(Sort.SLICE, self._name(place), _packed(whole))
 
     def _keep(self, adapter: Adapter) -> None:
         if not self._entries.holds(Sort.ADAPTER, adapter.digest):
@@ -170,15 +226,43 @@ class Lineage:
                 batch.put(Sort.ADAPTER, adapter.digest, adapter.to_bytes())
 
     def _needed(self) -> set[str]:
+        """Digests of adapters; they hold the base's id, so no two bases need the same."""
         found = {d for link in self.slices for d in (link.adapter, link.shared) if d}
-        if self._entries.holds(Sort.SETTING, _SHARED):
-            found.add(self._entries.get(Sort.SETTING, _SHARED).decode())
-        return found
+        return found | ({self.shared_digest} if self.shared_digest else set())
 
     def _drop(self, needed_before: set[str]) -> None:
         with self._entries.transaction() as batch:
             for digest in sorted(needed_before - self._needed()):
                 batch.delete(Sort.ADAPTER, digest)
+
+
+class Lineages:
+    """The chains of all bases in a store."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+
+    def of(self, base_id: str) -> Lineage:
+        """A base's; empty until something is trained."""
+        return Lineage(self._entries, base_id)
+
+    def __iter__(self) -> Iterator[Lineage]:
+        """Those of every base of which there is an adapter or a slice, by base id."""
+        trained = {_slice(raw).base_id for raw in self._entries.all(Sort.SLICE)}
+        return iter([self.of(base_id) for base_id in sorted(trained | set(_shared(self._entries)))])
+
+    def cut(self, records: Collection[str]) -> list[Cut]:
+        """Take records out of every chain; what became of those that they had touched."""
+        with self._entries.transaction():
+            cuts = [lineage.cut(records) for lineage in self]
+        return [cut for cut in cuts if cut is not None]
+
+
+def _shared(entries: Entries) -> dict[str, str]:
+    if not entries.holds(Sort.SETTING, _SHARED):
+        return {}
+    found: dict[str, str] = json.loads(entries.get(Sort.SETTING, _SHARED))
+    return found
 
 
 def _head(slices: Sequence[Slice]) -> str | None:

@@ -20,9 +20,11 @@ from .codec import decode, encode, kind_of, media_of, parse
 from .entries import Batch, Entries, Sort
 from .file import SealedFile
 from .index import Index
+from .journal import VaultJournal
 from .keys import Unlock
-from .lineage import Cut, Lineage
+from .lineage import Cut, Lineages
 from .memory import MemoryFile
+from .things import Things
 
 if TYPE_CHECKING:
     from ..membership import Membership
@@ -47,7 +49,8 @@ class Vault:
         self, entries: Entries, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self.entries = entries
-        self.lineage = Lineage(entries)
+        self.lineages = Lineages(entries)
+        self._things = Things(entries)
         self._index = Index(entries)
         self._clock = clock
         self._due, self._latest = self._retention()
@@ -112,7 +115,7 @@ class Vault:
         with self.transaction():
             certificate = self._take_out([record.id], "replaced")
             self.add(record)
-        return certificate if certificate.adapter_before != certificate.adapter_after else None
+        return certificate if certificate.adapters else None
 
     def get(self, record_id: str) -> Context:
         """The record of that id. Raises ``BadInputError`` when there is none."""
@@ -143,23 +146,25 @@ class Vault:
         return self.entries.count(Sort.RECORD)
 
     def keep_concept(self, record_id: str, concept: Concept) -> None:
-        """Keep what was learned of a record's thing, under the record's own key.
+        """Keep what a base has learned of a record's thing, under the record's own key.
+
+        What the same base had learned of it before is replaced.
 
         Raises:
             BadInputError: there is no such record.
         """
         if not self.holds(record_id):
             raise BadInputError(f"there is no record {record_id!r}")
-        with self.transaction() as batch:
-            batch.put(Sort.CONCEPT, record_id, concept.to_bytes(), owner=record_id)
+        self._things.keep(record_id, concept)
 
     @property
     def concepts(self) -> list[Concept]:
         """What was learned of the things of records that consent to training still."""
         return [
-            Concept.from_bytes(self.entries.get(Sort.CONCEPT, record.id, owner=record.id))
+            concept
             for record in self
-            if record.consent.train and self.entries.holds(Sort.CONCEPT, record.id)
+            if record.consent.train
+            for concept in self._things.of(record.id)
         ]
 
     # Forgetting
@@ -182,12 +187,16 @@ class Vault:
     def forget_everything(self) -> Certificate:
         """Destroy all there is, with the master key; certificates and the ledger remain."""
         ids = [parse(raw)["id"] for raw in self.entries.all(Sort.RECORD)]
-        before = self.lineage.private
-        cut = Cut(before=before.digest if before else None, after=None, due=0)
+        heads = {lineage.base_id: lineage.private_digest for lineage in self.lineages}
+        cuts = [
+            Cut(base_id=base_id, before=head, after=None, due=0)
+            for base_id, head in heads.items()
+            if head is not None
+        ]
         spent = self.journal.lines()  # holds nothing personal, and what was spent stays spent
         said = self.certificates
         with self.transaction() as batch:
-            certificate = self._certificate(ids, "everything", cut, self._left(set(ids)))
+            certificate = self._certificate(ids, "everything", cuts, self._left(set(ids)))
             batch.clear()
             for number, one in enumerate([*said, certificate]):
                 batch.put(Sort.CERTIFICATE, str(number), one.to_json().encode())
@@ -216,16 +225,19 @@ class Vault:
         return [Certificate.from_json(raw.decode()) for raw in self.entries.all(Sort.CERTIFICATE)]
 
     def complete_certificates(self) -> None:
-        """Once nothing is due to be trained again, say in certificates what took its place."""
-        if self.lineage.due:
-            return
-        private = self.lineage.private
+        """Where nothing of a base is due to be trained again, say what took its adapter's place."""
         with self.transaction() as batch:
             for number, said in enumerate(self.certificates):
-                if said.due:
-                    done = replace(said, adapter_after=private.digest if private else None, due=0)
+                done = replace(said, adapters=tuple(map(self._completed, said.adapters)))
+                if done != said:
                     signed = sign(done, self.entries.identity)
                     batch.put(Sort.CERTIFICATE, str(number), signed.to_json().encode())
+
+    def _completed(self, cut: Cut) -> Cut:
+        lineage = self.lineages.of(cut.base_id)
+        if not cut.due or lineage.due:
+            return cut
+        return replace(cut, after=lineage.private_digest, due=0)
 
     # What records were used for
 
@@ -349,16 +361,15 @@ class Vault:
                 for number, length in enumerate(row["media"]):
                     for name in _part_names(record_id, number, length):
                         batch.delete(Sort.MEDIA, name)
-                if self.entries.holds(Sort.CONCEPT, record_id):
-                    batch.delete(Sort.CONCEPT, record_id)
+                self._things.remove(record_id)
                 batch.delete(Sort.RECORD, record_id)
             if self.entries.holds(Sort.SETTING, _KEPT):
                 batch.delete(Sort.SETTING, _KEPT)
             self._index.remove(set(ids))
-            return self._certificate(ids, why, self.lineage.cut(ids), left)
+            return self._certificate(ids, why, self.lineages.cut(ids), left)
 
     def _certificate(
-        self, ids: Sequence[str], why: str, cut: Cut, left: Sequence[Left]
+        self, ids: Sequence[str], why: str, cuts: Sequence[Cut], left: Sequence[Left]
     ) -> Certificate:
         return issue(
             identity=self.entries.identity,
@@ -366,7 +377,7 @@ class Vault:
             time=datetime.fromtimestamp(self._now(), UTC),
             why=why,
             records=ids,
-            cut=cut,
+            cuts=cuts,
             left=left,
         )
 
@@ -423,27 +434,6 @@ class Vault:
             return None, 0.0
         kept = json.loads(self.entries.get(Sort.SETTING, _RETENTION))
         return kept["due"], kept["latest"]
-
-
-class VaultJournal:
-    """A ledger's lines as entries of a vault: a :class:`~locavore.privacy.ledger.Journal`."""
-
-    def __init__(self, entries: Entries) -> None:
-        self._entries = entries
-
-    def __str__(self) -> str:
-        return f"the ledger of vault {self._entries.store_id[:8]}"
-
-    def lines(self) -> list[bytes]:
-        """Every line, in order."""
-        return list(self._entries.all(Sort.CHARGE))
-
-    def append(self, make: Callable[[list[bytes]], list[bytes]]) -> None:
-        """Add the lines that ``make`` gives for those that are there, in one transaction."""
-        with self._entries.transaction() as batch:
-            before = self.lines()
-            for number, line in enumerate(make(before), len(before)):
-                batch.put(Sort.CHARGE, str(number), line)
 
 
 def _parts(record: Context) -> Iterator[tuple[str, bytes]]:

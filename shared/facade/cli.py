@@ -25,7 +25,7 @@ from .base_cli import DEFAULT_BASE, DEFAULT_PRECISION, Precision, base_app, buil
 from .device_cli import opened
 from .home import find_base
 from .leaks_cli import leaks_app
-from .member_cli import device_app
+from .learning_cli import device_app
 from .repo_cli import repo_app
 from .serve_cli import federation_app, serve
 from .shared.errors import BadInputError, LocavoreError
@@ -115,8 +115,9 @@ def generate(
     device = Device(open_model(package), opened().store if vault else Vault.in_memory())
     loaded = [load_adapter(folder) for folder in adapter or []]
     if loaded:
-        device.private = compose(*loaded)
-        device.private.require_base(device.model.base_id)
+        private = compose(*loaded)
+        private.require_base(device.model.base_id)
+        device.private = private
     if documents is not None and not import_records(device, read_source(documents)).added:
         raise BadInputError(f"{documents} holds nothing that can be read")
     instruction = Instruction(text=prompt, task=task, mode="chat" if chat else "continue")

@@ -164,8 +164,9 @@ def show(record_id: str, key_file: KeyFile = None, keyring: InKeyring = False) -
         record = device.store.get(record_id)
         uses = device.store.uses(record_id)
         trained = [
-            place
-            for place, link in enumerate(device.store.lineage.slices, 1)
+            (place, lineage.base_id)
+            for lineage in device.store.lineages
+            for place, link in enumerate(lineage.slices, 1)
             if record_id in link.records
         ]
     say(f"{kind_of(record)} of {record.time:%Y-%m-%d %H:%M}, may be used to: ", end="")
@@ -175,8 +176,8 @@ def show(record_id: str, key_file: KeyFile = None, keyring: InKeyring = False) -
         say(f"is forgotten on {record.expires:%Y-%m-%d}")
     for medium in media_of(record):
         say(f"medium of {len(medium)} bytes")
-    for place in trained:
-        say(f"trained slice {place} of the private adapter")
+    for place, base_id in trained:
+        say(f"trained slice {place} of the private adapter of {base_id}")
     for use in uses:
         rounds = ", ".join(map(str, use.rounds))
         say(
@@ -242,87 +243,6 @@ def forget(
     _print(said)
 
 
-@device_app.command("learn")
-def learn(
-    base: Annotated[str, typer.Option(help="A built base, by name or path.")],
-    steps: Annotated[int, typer.Option(help="Training steps a slice.")] = 4,
-    key_file: KeyFile = None,
-    keyring: InKeyring = False,
-) -> None:
-    """Train the private adapter on what is new; needs the extra 'train'."""
-    from importlib.util import find_spec
-
-    from .shared.errors import MissingExtraError
-
-    if find_spec("torch") is None:
-        raise MissingExtraError("train", "training")
-    from .client.training.private import PrivateTraining, SliceTrainer
-
-    package = find_base(base)
-    with opened(key_file, keyring) as device, console.status("training"):
-        trainer = SliceTrainer.of(package, PrivateTraining(steps=steps))
-        count = device.learn(trainer)
-        slices = len(device.store.lineage.slices)
-        private = device.private
-    name = "none" if private is None else private.digest[:12]
-    say(f"learned {count} records; private adapter {name}, {slices} slices")
-
-
-@device_app.command("subject")
-def subject(
-    name: Annotated[str, typer.Argument(help="What it is called; '<NAME>' stands for it.")],
-    kind: Annotated[str, typer.Argument(help="What kind of thing it is, such as 'cat'.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Files of it.")],
-    base: Annotated[str, typer.Option(help="A built image base, by name or path.")],
-    way: Annotated[
-        str, typer.Option(help="textual-inversion, custom-diffusion or dreambooth.")
-    ] = "dreambooth",
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 150,
-    prior: Annotated[int, typer.Option(help="Pictures of the kind that are kept in mind.")] = 32,
-    key_file: KeyFile = None,
-    keyring: InKeyring = False,
-) -> None:
-    """Keep pictures of a thing of yours, and learn to draw it; needs the extra 'train'."""
-    from importlib.util import find_spec
-
-    from .shared.errors import MissingExtraError
-
-    if any(find_spec(module) is None for module in ("torch", "diffusers")):
-        raise MissingExtraError("train", "training")
-    from .client.image_model import ImageModel
-    from .client.training.concepts import SubjectTraining, learn_subject
-    from .client.training.image import ImageTwin
-    from .shared.contexts import Consent, PersonalizedSubject
-    from .shared.forms import Directions
-    from .shared.pictures import Picture
-
-    package = find_base(base)
-    model = ImageModel(package)
-    seen = [Picture.load(path, model.size) for path in pictures]
-    how = SubjectTraining(way=way, steps=steps, prior=prior)  # type: ignore[arg-type]
-    record = PersonalizedSubject(
-        name=name,
-        media=tuple(picture.encoded("png") for picture in seen),
-        media_type="image/png",
-        caption=kind,
-        consent=Consent(retrieve=True, train=True),
-    )
-    with opened(key_file, keyring) as device, console.status("learning"):
-        concept = learn_subject(
-            ImageTwin.of(package, fast=True),
-            model,
-            Directions.load(package.path("directions.safetensors")),
-            seen,
-            f"<{name}>",
-            kind,
-            how,
-        )
-        with device.store.transaction():
-            device.remember(record)
-            device.store.keep_concept(record.id, concept)
-    say(f"learned <{name}> from {len(seen)} pictures, record {record.id}")
-
-
 @device_app.command("export")
 def export(path: Path, key_file: KeyFile = None, keyring: InKeyring = False) -> None:
     """Write everything, decrypted, into a zip of plain files."""
@@ -379,7 +299,8 @@ def stats(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
         records = list(device.store)
         store = device.store
         assert isinstance(store.entries, SealedFile)
-        size, slices = store.entries.nbytes, len(store.lineage.slices)
+        size = store.entries.nbytes
+        chains = [(one.base_id, len(one.slices), len(one.due)) for one in store.lineages]
         forgotten = sum(len(said.records) for said in store.certificates)
         charges = len(store.journal.lines())
     table = Table("kind", "source", "records", "retrieve", "train", "federate")
@@ -390,9 +311,11 @@ def stats(key_file: KeyFile = None, keyring: InKeyring = False) -> None:
         table.add_row(kind, source, str(count), *map(str, uses))
     console.print(table)
     say(
-        f"{len(records)} records, {size / 1e6:.1f} MB in {vault_folder()}; {slices} slices of a "
-        f"private adapter, {charges} charges in the ledger, {forgotten} records forgotten so far"
+        f"{len(records)} records, {size / 1e6:.1f} MB in {vault_folder()}; {charges} charges in "
+        f"the ledger, {forgotten} records forgotten so far"
     )
+    for base_id, slices, due in chains:
+        say(f"base {base_id}: {slices} slices of a private adapter, {due} to be trained again")
 
 
 _USES = ("retrieve", "train", "federate")

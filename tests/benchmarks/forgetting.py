@@ -45,20 +45,21 @@ def run(options: Options) -> Report:
         vault = Vault.create(Path(folder) / "v", Key(b"k" * 32))
         device = _lived(Device(store=vault), trainer, records)
         never = _lived(Device(), trainer, records, gone=str(_GONE))
-        chain = [str(link.adapter) for link in device.store.lineage.slices]
+        lineage = device.store.lineages.of(package.base_id)
+        chain = [str(link.adapter) for link in lineage.slices]
         begun = time.perf_counter()
         said = device.forget(str(_GONE), trainer=trainer)
         seconds = time.perf_counter() - begun
-        rebuilt = [str(link.adapter) for link in device.store.lineage.slices]
+        rebuilt = [str(link.adapter) for link in lineage.slices]
         device.close()
-    wanted = [str(link.adapter) for link in never.store.lineage.slices]
+    wanted = [str(link.adapter) for link in never.store.lineages.of(package.base_id).slices]
     said.verify()
     failures = []
     if rebuilt != wanted:
         failures.append("the rebuilt chain differs from one that never saw the record")
     if rebuilt == chain:
         failures.append("forgetting changed nothing")
-    if (said.adapter_before, said.adapter_after) != (chain[-1], wanted[-1]):
+    if [(cut.before, cut.after) for cut in said.adapters] != [(chain[-1], wanted[-1])]:
         failures.append("the certificate names other adapters")
     return Report(
         benchmark="forgetting",

@@ -43,9 +43,12 @@ def test_a_concept_goes_with_its_record(tmp_path: Path) -> None:
         device.remember(record)
         with pytest.raises(BadInputError, match="no record 'nobody'"):
             device.store.keep_concept("nobody", Concept("<x>", "cat", "base-1", ROWS))
+        device.store.keep_concept(record.id, Concept("<my-cat>", "cat", "base-1", ROWS))
+        device.store.keep_concept(record.id, Concept("<my-cat>", "cat", "base-2", ROWS))
         device.store.keep_concept(record.id, Concept("<my-cat>", "cat", "base-1", ROWS, ADAPTER))
     with Device.open(tmp_path / "vault", key=bytes(32)) as device:
-        assert [concept.word for concept in device.store.concepts] == ["<my-cat>"]
+        kept = [(one.base_id, one.adapter is not None) for one in device.store.concepts]
+        assert kept == [("base-1", True), ("base-2", False)]
         device.forget(record.id)
         assert device.store.concepts == []
-        assert not device.store.entries.holds(Sort.CONCEPT, record.id)
+        assert device.store.entries.count(Sort.CONCEPT) == 0

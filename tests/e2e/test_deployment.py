@@ -226,7 +226,8 @@ def test_everything_goes_wrong_and_the_sum_is_right(world: World) -> None:
             ledger = Ledger(device.store.journal, delta=plan.delta)
             assert ledger.rounds(f"text {plan.digest}") == [1, 2], name
             assert ledger.epsilon("user") == pytest.approx(plan.epsilon(1))
-            shared = device.store.lineage.shared
+            (lineage,) = device.store.lineages
+            shared = lineage.shared
             assert shared is not None
 
 

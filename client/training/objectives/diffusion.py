@@ -21,7 +21,7 @@ from .pairs import side_by_side
 
 __all__ = ["Diffusion", "DiffusionDPO", "PriorPreservation", "drawn"]
 
-_OWN = ("clean", "noise", "time", "reference")  # the others are the model's
+_OWN = ("clean", "noise", "time")  # the others are the model's
 
 
 def drawn(clean: torch.Tensor, generator: torch.Generator, *, pairs: bool = False) -> Batch:
@@ -123,12 +123,13 @@ class DiffusionDPO:
     et al., arXiv:2311.12908, Equation 14; ``beta`` is its ``beta T omega``.
 
     Args:
-        diffusion: the errors.
+        diffusion: the errors, one a sample: a :class:`Diffusion`, or their mean over several draws,
+            as near as which the expectation inside of Equation 13 is taken.
         beta: how strongly the model is held to the frozen one; there 2000..5000 for images, with
             ``e`` a mean, as here.
     """
 
-    diffusion: Diffusion
+    diffusion: Objective
     beta: float = 2500.0
 
     def __post_init__(self) -> None:
@@ -137,7 +138,8 @@ class DiffusionDPO:
 
     def errors(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Denoising errors ``(B, 2)``; without adapters, what ``reference`` must hold."""
-        return self.diffusion(model, side_by_side(batch)).view(-1, 2)
+        given = {name: value for name, value in batch.items() if name != "reference"}
+        return self.diffusion(model, side_by_side(given)).view(-1, 2)
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Losses ``(B,)``; every tensor is ``(B, 2, ...)``: liked, then disliked."""

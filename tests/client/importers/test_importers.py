@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locavore.client.device import Device
-from locavore.client.importers import import_records, read_source
+from locavore.client.importers import import_records, rated_answer, read_source
 from locavore.client.importers.mail import own_text
 from locavore.client.importers.reading import Reading
 from locavore.shared.contexts import (
@@ -225,3 +225,28 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("x")
     with pytest.raises(BadInputError, match=r"no reader for a.xyz; there are for folders and .eml"):
         list(read_source(tmp_path / "a.xyz"))
+
+
+def test_an_answer_that_was_judged(tmp_path: Path) -> None:
+    png = b"\x89PNG\r\n\x1a\n and so on"
+    for name, raw in (
+        ("a.png", png),
+        ("a.txt", b"the tomatoes are in"),
+        ("b.png", b"GIF89a"),
+        ("a.pdf", b"%PDF"),
+        ("c.txt", b" "),
+    ):
+        (tmp_path / name).write_bytes(raw)
+    picture = rated_answer(tmp_path / "a.png", "red apple", "liked")
+    assert (picture.item, picture.action, picture.modality) == ("red apple", "liked", "image")
+    assert picture.media == png
+    assert picture.consent.train
+    text = rated_answer(tmp_path / "a.txt", "Dear Ann,", "disliked")
+    assert (text.modality, text.media) == ("text", b"the tomatoes are in")
+    for name in ("b.png", "a.pdf", "c.txt"):
+        with pytest.raises(BadInputError, match="no picture and no text that can be read"):
+            rated_answer(tmp_path / name, "x", "liked")
+    with pytest.raises(BadInputError, match="no file"):
+        rated_answer(tmp_path / "none.png", "x", "liked")
+    with pytest.raises(BadInputError, match="is empty"):
+        rated_answer(tmp_path / "a.png", " ", "liked")

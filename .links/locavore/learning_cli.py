@@ -1,0 +1,1 @@
+../../shared/facade/learning_cli.py
