@@ -13,8 +13,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import PreTrainedModel
 
 from ...privacy.audit.evidence import Scores
 from ...privacy.audit.exposure import chance_finding, exposures, fitted_exposures, standings
@@ -23,13 +21,14 @@ from ...privacy.audit.one_run import guesses_for, one_run_bound
 from ...privacy.audit.sections import Figure, Section
 from ...privacy.noise import Doubles, NoiseSource, SecureNoise
 from ...privacy.plan import RecordPlan
-from ...shared.adapters import Adapter
+from ...shared.adapters import Adapter, Array
 from ...shared.errors import BadInputError
 from ...shared.forms import Directions, FormName, SharedForm
+from ..continued import Continued, continuation_losses
 from ..runtime import TextModel
 from ..training.adapted import shared_chains
 from ..training.cohort import Batch
-from ..training.objectives.language import token_batch, token_losses
+from ..training.objectives.language import token_batch
 from ..training.private import PrivateTraining, train_private
 from ..training.shared import private_training
 from ..training.text import TextTwin
@@ -37,9 +36,11 @@ from .people import DIGITS, Secret, code, secrets
 
 __all__ = ["ExtractionAudit", "Gleaned", "decoded", "secret_losses"]
 
-_AT_ONCE = 256  # sequences in a forward pass
+_AT_ONCE = 256  # texts that go on together
 _CHANCE = 1e-3  # that an attack without power seems to have some
 _SHOWN = 12  # recovered texts in the report
+Rows = Sequence[Sequence[str]]
+
 _PRIVATE, _PLAIN, _NOISED = "private adapter", "shared adapter, no noise", "shared adapter, noised"
 
 _THREAT = (
@@ -80,7 +81,7 @@ class ExtractionAudit:
 
     Args:
         twin: of the base.
-        model: the base's runtime, for its tokenizer.
+        model: the base's runtime, by which secrets are scored and decoded.
         directions: the base's public directions.
         records: texts among which the secrets stand.
         plan: of the shared adapter, with noise.
@@ -162,10 +163,10 @@ class ExtractionAudit:
         """Rank every secret among codes of its own, and decode it."""
         rng = np.random.default_rng([self.seed, 3])
         rows = [[s.code, *(code(rng) for _ in range(self.references))] for s in self.secrets]
-        twin, model = self.twin.model, self.model
-        with self.twin.adapted(adapter):
-            losses = secret_losses(twin, model, [secret.prefix for secret in self.secrets], rows)
-            found = [decoded(twin, model, secret, width=self.width) for secret in self.secrets]
+        with self.model.bare():  # afterwards, what was live before is live again
+            self.model.attach(adapter)
+            losses = secret_losses(self.model, self.secrets, rows)
+            found = decoded(self.model, self.secrets, width=self.width)
         same = [t.strip() == s.code.strip() for t, s in zip(found, self.secrets, strict=True)]
         own, others = losses[:, 0], losses[:, 1:]
         return Gleaned(
@@ -269,61 +270,83 @@ class ExtractionAudit:
         )
 
 
-def secret_losses(
-    twin: PreTrainedModel, model: TextModel, prefixes: Sequence[str], codes: Sequence[Sequence[str]]
-) -> Doubles:
-    """Log-perplexity (nats) of codes after their prefixes, with what is live on the twin.
+def secret_losses(model: TextModel, secrets: Sequence[Secret], codes: Rows) -> Doubles:
+    """Log-perplexity (nats) of codes after their secrets' prefixes, under the live adapter.
 
     Args:
-        twin: the base's twin.
-        model: for its tokenizer.
-        prefixes: n of them.
+        model: the runtime.
+        secrets: n of them; their own codes are not looked at.
         codes: n rows of m.
 
     Returns:
         ``(n, m)``.
     """
-    rows, given = [], []
-    for prefix, own in zip(prefixes, codes, strict=True):
-        for text in own:
-            ids, known = _split(model, prefix, text)
-            rows.append(ids)
-            given.append(known)
-    losses = []
-    with torch.no_grad():
-        for at in range(0, len(rows), _AT_ONCE):
-            part = slice(at, at + _AT_ONCE)
-            batch = token_batch(rows[part], model.start, given[part])
-            losses.append(token_losses(twin, batch).sum(1).double())
-    found: Doubles = torch.cat(losses).numpy().reshape(len(prefixes), -1)
+    found = np.empty((len(secrets), len(codes[0])))
+    rows = [[_split(model, one.prefix, text) for text in own] for one, own in zip(secrets, codes)]
+    for places in _alike([(own[0][0], len(own[0][1])) for own in rows], _AT_ONCE // len(codes[0])):
+        begun = model.continued([rows[place][0][0] for place in places])
+        rest = [[ids for _, ids in rows[place]] for place in places]
+        found[places] = continuation_losses(begun, rest)
     return found
 
 
-def decoded(twin: PreTrainedModel, model: TextModel, secret: Secret, *, width: int) -> str:
-    """The likeliest text of a secret's length after its prefix, by beam search.
+def decoded(model: TextModel, secrets: Sequence[Secret], *, width: int) -> list[str]:
+    """The likeliest text of each secret's length after its prefix, by beam search.
 
     Args:
-        twin: with what is attacked live on it.
-        model: for its tokenizer.
-        secret: only its prefix and its length are used.
+        model: the runtime, with what is attacked live on it.
+        secrets: only their prefixes and their lengths are used.
         width: texts that are kept at every step; 1 is greedy decoding.
     """
-    ids, known = _split(model, secret.prefix, secret.code)
-    beams = torch.tensor([[*model.start, *ids[:known]]])
-    begin, scores = beams.shape[1], torch.zeros(1)
-    with torch.no_grad():
-        for _ in range(len(ids) - known):
-            logits = twin(input_ids=beams, use_cache=False).logits[:, -1].float()
-            total = scores[:, None] + logits.log_softmax(-1)  # (W, V)
-            scores, best = total.flatten().topk(width)
-            kept, tokens = best // total.shape[1], best % total.shape[1]
-            beams = torch.cat([beams[kept], tokens[:, None]], 1)
-    return model.decode(beams[0, begin:].tolist())
+    found = [""] * len(secrets)
+    cut = [_split(model, secret.prefix, secret.code) for secret in secrets]
+    for places in _alike([(known, len(rest)) for known, rest in cut], _AT_ONCE // width):
+        begun = model.continued([cut[place][0] for place in places])
+        for place, ids in zip(places, _beams(begun, len(cut[places[0]][1]), width), strict=True):
+            found[place] = model.decode(ids)
+    return found
 
 
-def _split(model: TextModel, prefix: str, rest: str) -> tuple[list[int], int]:
-    """Tokens of a text, and how many of them are its prefix's."""
+def _beams(begun: Continued, length: int, width: int) -> list[list[int]]:
+    """The likeliest continuation of each text that a beam of ``width`` finds."""
+    count = len(begun.log_probs)
+    scores = np.zeros((count, 1), np.float32)
+    written = np.zeros((count, 1, 0), np.int64)
+    rows = np.arange(count)[:, None]
+    for left in range(length - 1, -1, -1):
+        ahead = begun.log_probs.reshape(count, scores.shape[1], -1)
+        total = (scores[..., None] + ahead).reshape(count, -1)  # (n, W V)
+        best = _top(total, width)
+        kept, tokens = best // ahead.shape[2], best % ahead.shape[2]
+        scores = np.take_along_axis(total, best, 1)
+        written = np.concatenate([written[rows, kept], tokens[..., None]], 2)
+        if left:
+            begun = begun.then((rows * ahead.shape[1] + kept).ravel(), tokens.ravel())
+    likeliest: list[list[int]] = written[:, 0].tolist()
+    return likeliest
+
+
+def _top(scores: Array, count: int) -> npt.NDArray[np.int64]:
+    """Columns of the highest scores of every row, the highest first."""
+    among = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(scores, among, 1), axis=1, kind="stable")
+    found: npt.NDArray[np.int64] = np.take_along_axis(among, order, 1)
+    return found
+
+
+def _alike(cut: Sequence[tuple[Sequence[int], int]], most: int) -> Iterator[list[int]]:
+    """Places of prefixes of one length that go on for as many tokens, a few at a time."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, (known, rest) in enumerate(cut):
+        groups.setdefault((len(known), rest), []).append(place)
+    for places in groups.values():
+        for at in range(0, len(places), max(1, most)):
+            yield places[at : at + max(1, most)]
+
+
+def _split(model: TextModel, prefix: str, rest: str) -> tuple[list[int], list[int]]:
+    """Tokens of a text: its prefix's, and those that follow."""
     ids, known = model.encode(prefix + rest), model.encode(prefix)
     if ids[: len(known)] != known:
         raise BadInputError(f"the base's tokenizer does not cut {prefix + rest!r} after {prefix!r}")
-    return ids, len(known)
+    return known, ids[len(known) :]
