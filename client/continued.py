@@ -50,7 +50,7 @@ class Continued:
         return _fed(graph, graph.empty_past(len(ids)), 0, ids)
 
     def then(self, texts: Ints, tokens: Ints) -> Continued:
-        """Longer texts: of each of ``texts (N,)``, by its row, with one of ``tokens (N,)`` after it.
+        """Longer texts: each of ``texts (N,)``, named by its row, with one of ``tokens (N,)`` on.
 
         A text may be named several times, or not at all.
         """

@@ -282,7 +282,8 @@ def secret_losses(model: TextModel, secrets: Sequence[Secret], codes: Rows) -> D
         ``(n, m)``.
     """
     found = np.empty((len(secrets), len(codes[0])))
-    rows = [[_split(model, one.prefix, text) for text in own] for one, own in zip(secrets, codes)]
+    together = zip(secrets, codes, strict=True)
+    rows = [[_split(model, one.prefix, text) for text in own] for one, own in together]
     for places in _alike([(own[0][0], len(own[0][1])) for own in rows], _AT_ONCE // len(codes[0])):
         begun = model.continued([rows[place][0][0] for place in places])
         rest = [[ids for _, ids in rows[place]] for place in places]
