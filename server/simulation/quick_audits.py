@@ -101,8 +101,8 @@ def _membership(run: Trained) -> Section:
     return _sized(
         audit.section(),
         "2 adapters are attacked, each trained by the run's plan on about half of 64 passages of "
-        "24 tokens; the attacker trains 8. The ε that is tested is of so few records, which is more "
-        "than the run's: with fewer records each is in more steps.",
+        "24 tokens; the attacker trains 8. The ε that is tested is that of so few records: it is "
+        "above the run's, because with fewer records each is in more steps.",
     )
 
 
@@ -142,9 +142,9 @@ def _extraction(run: Trained) -> Section:
     )
     return _sized(
         audit.section(),
-        f"20 secrets among 60 made-up notes; exposure is at most 6 bits, as each is ranked among "
-        f"63 others. The private adapter is trained longer than the run's ({_LEARNED.steps} steps at "
-        f"a rate of {_LEARNED.learning_rate:g}), so that there is something to be found.",
+        "20 secrets among 60 made-up notes; exposure is at most 6 bits, as each is ranked among 63 "
+        f"others. The private adapter is trained longer than a run's ({_LEARNED.steps} steps at a "
+        f"rate of {_LEARNED.learning_rate:g}), so that there is something to be found.",
     )
 
 
