@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...privacy.audit.evidence import Scores
+from ...privacy.audit.evidence import LowerBound, Scores
 from ...privacy.audit.exposure import chance_finding, exposures, fitted_exposures, standings
 from ...privacy.audit.findings import Finding, against
-from ...privacy.audit.one_run import guesses_for, one_run_bound
-from ...privacy.audit.sections import Figure, Section
+from ...privacy.audit.one_run import guesses_for, one_run_bound, one_run_reach
+from ...privacy.audit.sections import Figure, Section, epsilon_bars
 from ...privacy.noise import Doubles, NoiseSource, SecureNoise
 from ...privacy.plan import RecordPlan
 from ...shared.adapters import Adapter, Array
@@ -185,7 +186,7 @@ class ExtractionAudit:
             chance_finding(found.bits[never], audit=f"extraction, {name}")
             for name, found in gleaned.items()
         ]
-        untested = list(_UNTESTED)
+        untested = [one_run_reach(self._epsilon, 2 * self.canaries, **self._guessing), *_UNTESTED]
         if chance_finding(gleaned[_PRIVATE].bits[most], audit="", false_alarm=_CHANCE).holds:
             untested.insert(
                 0,
@@ -197,7 +198,12 @@ class ExtractionAudit:
             title="Extraction of planted secrets",
             threat=_THREAT,
             findings=(*findings, self.claim(gleaned[_NOISED])),
-            figures=(*self._histograms(gleaned), self._table(gleaned), self._texts(gleaned)),
+            figures=(
+                *self._histograms(gleaned),
+                self._table(gleaned),
+                self._claimed(gleaned[_NOISED]),
+                self._texts(gleaned),
+            ),
             untested=tuple(untested),
         )
 
@@ -216,12 +222,29 @@ class ExtractionAudit:
 
     def claim(self, found: Gleaned) -> Finding:
         """The plan's ε against the secrets that were there by a coin."""
+        return against(self._epsilon, self._bound(found), audit=f"extraction, {_NOISED}")
+
+    def _claimed(self, found: Gleaned) -> Figure:
+        rows = [("secrets that stood once", self._epsilon, self._bound(found))]
+        return epsilon_bars("One secret in the shared adapter, all rounds", rows)
+
+    def _bound(self, found: Gleaned) -> LowerBound:
         tossed = slice(0, 2 * self.canaries)
         scores = Scores.of(found.standing[tossed], self.times[tossed] == 1)
-        claim = self.plan.epsilon(len(self._rows))
-        guesses = guesses_for(claim, len(scores), delta=self.plan.delta)
-        bound = one_run_bound(scores, guesses=guesses, delta=self.plan.delta)
-        return against(claim, bound, audit=f"extraction, {_NOISED}")
+        return one_run_bound(scores, **self._guessing)
+
+    @property
+    def _epsilon(self) -> float:
+        """What the plan claims of a device with these records."""
+        return self.plan.epsilon(len(self._rows))
+
+    @property
+    def _guessing(self) -> dict[str, Any]:
+        delta = self.plan.delta
+        return {
+            "guesses": guesses_for(self._epsilon, 2 * self.canaries, delta=delta),
+            "delta": delta,
+        }
 
     def _groups(self) -> dict[str, npt.NDArray[np.bool_]]:
         named = {0: "never there", 1: "once"}

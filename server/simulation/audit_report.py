@@ -7,6 +7,7 @@ figures and what it does not say, and by name the audits that were not made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,18 @@ from typing import Any
 from ...privacy.audit.findings import Finding
 from ...privacy.audit.sections import AT_LEAST, AUDITS, CLAIMED, Figure, Section
 from .audit_plots import plot
-from .page import bullets, escape, figure, plain, quote, section, table, terms, write_page
+from .page import (
+    bullets,
+    escape,
+    figure,
+    plain,
+    quote,
+    section,
+    significant,
+    table,
+    terms,
+    write_page,
+)
 from .report import GLOSSARY
 from .table import check_result, noise_line, number, privacy_line
 
@@ -63,6 +75,7 @@ def write_audit_report(
     check_result(result)
     parts = [
         _answer(result, sections),
+        _at_a_glance(sections),
         _claimed(result),
         _against(sections),
         *(_audit(place, one) for place, one in enumerate(sections)),
@@ -95,11 +108,46 @@ def _answer(result: Result, sections: Sequence[Section]) -> str:
     )
 
 
+def _at_a_glance(sections: Sequence[Section]) -> str:
+    """What every audit asked, and what came of it."""
+    rows = []
+    for place, one in enumerate(sections):
+        broken = sum(not finding.holds for finding in one.findings)
+        link = f'<a href="#{_anchor(place)}">{escape(one.name)}</a>'
+        said = f"{broken} of {len(one.findings)} refuted" if broken else "nothing"
+        kind = "not" if broken else "helps"
+        asked = escape(AUDITS.get(one.name, one.title))
+        rows.append((link, asked, str(len(one.findings)), f'<span class="{kind}">{said}</span>'))
+    heads = ("Audit", "What it asked", "Claims tested", "Found against them")
+    return section("At a glance", table(heads, rows, {2}))
+
+
+def _anchor(place: int) -> str:
+    return f"audit-{place}"
+
+
 def _claimed(result: Result) -> str:
     plan = result["plan"]
     settings = {key.replace("_", " "): plain(plan[key]) for key in _PLAN}
-    return section(
-        "What was claimed", f"<p>{escape(privacy_line(result))}</p>\n{terms(settings, 'plan')}"
+    said = "".join(f"<p>{escape(line)}</p>" for line in (privacy_line(result), *_odds(result)))
+    return section("What was claimed", f"{said}\n{terms(settings, 'plan')}")
+
+
+def _odds(result: Result) -> Iterator[str]:
+    """The largest ε in words, where there is one: what posterior odds may be over prior odds."""
+    plan = result["plan"]
+    spent = [math.inf if e is None else float(e) for e in result["epsilon"].values()]
+    if not spent or not math.isfinite(max(spent)):
+        return
+    one = f"one {plan['unit']}" + " with all of their records" * (plan["unit"] == "user")
+    what = f"whether {one} was in the data"
+    if plan["relation"] == "replace-one":
+        what = f"which of two {plan['unit']}s was in the data"
+    most = significant(math.exp(max(spent)))
+    yield (
+        f"In words: whatever somebody believed about {what}, seeing all that is released "
+        f"multiplies or divides the odds by {most} at most, so that 1 to 1 becomes no more than "
+        f"{most} to 1. With a chance of about {plan['delta']:g} this does not hold."
     )
 
 
@@ -132,12 +180,24 @@ def _bound_rows(one: Section, shown: Figure) -> Iterator[tuple[str, ...]]:
 def _audit(place: int, one: Section) -> str:
     figures = [_shown(f, f"s{place}-f{number}") for number, f in enumerate(one.figures)]
     body = (
+        f'<p id="{_anchor(place)}"><strong>{escape(_outcome(one))}</strong></p>\n'
         f'<div class="threat"><strong>Who attacks.</strong> {escape(one.threat)}</div>\n'
         f"{_findings(one)}\n" + "\n".join(figures)
     )
     if one.untested:
         body += f"\n<h3>What was not tested here</h3>\n{bullets(one.untested)}"
     return section(f"{one.title} ({one.name})", body)
+
+
+def _outcome(one: Section) -> str:
+    """The question and the answer, in two sentences."""
+    asks = f"This audit asks {AUDITS[one.name]}. " if one.name in AUDITS else ""
+    broken = sum(not finding.holds for finding in one.findings)
+    claims = f"{len(one.findings)} claim{'s' * (len(one.findings) != 1)}"
+    answer = (
+        f"{broken} of {claims} did not hold." if broken else f"Nothing speaks against {claims}."
+    )
+    return asks + answer
 
 
 def _findings(one: Section) -> str:
@@ -213,7 +273,10 @@ def _missing(sections: Sequence[Section], reasons: Mapping[str, str]) -> str:
 
 
 def _how(name: str) -> str:
-    return f"no section was given; 'locavore audit {name} --out FILE' makes one"
+    return (
+        f"no section was given; 'locavore audit {name} --out FILE' makes one, and 'locavore audit "
+        "report RUN --base BASE --all' a quick one of whatever the base allows"
+    )
 
 
 def _shared_terms() -> dict[str, str]:

@@ -116,15 +116,15 @@ def audit_run(
     Args:
         run: what is audited.
         given: names of sections that are there; only the claims are audited again.
-        attacks: also make those of :data:`~.quick_audits.QUICK`, which take minutes; each is kept
-            with the run when it is done.
+        attacks: make all of :data:`~.quick_audits.QUICK`, which takes minutes; each is kept with
+            the run when it is done.
         progress: is told what is made next.
 
     Returns:
         The sections, and by name why others were not made.
     """
     sections, reasons = [], {}
-    for name, make in (_AUDITS | (_ATTACKS if attacks else {})).items():
+    for name, make in {**_AUDITS, **(_ATTACKS if attacks else {})}.items():
         if name in given and name != "claims":
             continue
         progress(name)
@@ -133,7 +133,7 @@ def audit_run(
             reasons[name] = made
             continue
         sections.append(made)
-        if name in _ATTACKS:
+        if attacks and name in QUICK:
             run.keep(made)
     return sections, reasons
 

@@ -135,6 +135,7 @@ def audit_report(
         Optional[str],  # noqa: UP045
         typer.Option(help="The run's base, by name or path, for a quick audit of training."),
     ] = None,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     attacks: Annotated[
         bool,
         typer.Option(
@@ -142,7 +143,6 @@ def audit_report(
             help="With --base: also make quick attacks, in minutes; they are kept in RUN/audits.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Audit a run and join all sections in one page, for a lawyer and for an engineer.
 

@@ -83,7 +83,11 @@ def test_an_attack_without_power_says_so(
         canaries=3,
         references=15,
     )
-    assert "finds little even in the private adapter" in asked.section().untested[0]
+    section = asked.section()
+    assert "finds little even in the private adapter" in section.untested[0]
+    assert "6 coins been right" in section.untested[1]
+    (bars,) = [figure for figure in section.figures if figure.kind == "bars"]
+    assert bars.data["values"]["ε claimed"] == [asked.plan.epsilon(len(asked._rows))]
 
 
 def test_secrets_that_are_told_apart_refute_a_plan(
