@@ -160,7 +160,7 @@ def audit_report(
     found = load_run(run, find_base(base) if base else None)
     paths = dict.fromkeys(path.resolve() for path in [*found.kept, *(sections or [])])
     given = [Section.from_json(_text(path)) for path in paths]
-    with status(console, "auditing") as progress:
+    with status(Console(stderr=True), "auditing") as progress:
         names = {one.name for one in given}
         made, reasons = audit_run(found, names, attacks=attacks, progress=progress)
     everything = [*made, *given]

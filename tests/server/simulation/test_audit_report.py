@@ -120,7 +120,7 @@ def test_every_audit_is_answered_at_a_glance_and_its_claim_is_said_in_words(run:
     assert "claims whether the ε that was published" in glance
     assert "membership whether adapters or texts show who or what was trained on" in glance
     assert "1 of 1 refuted" in glance
-    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
     assert {link[1:] for link in links} <= {a["id"] for _, a in page.elements if "id" in a}
     assert len(links) == 2
     odds = math.exp(max(json.loads((run / "result.json").read_text())["epsilon"].values()))

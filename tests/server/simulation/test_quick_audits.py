@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_attacks_are_made_when_asked_for_and_kept(
         return made
 
     for name in QUICK:
-        monkeypatch.setitem(run_audit.QUICK, name, attack(name))  # type: ignore[arg-type]
+        monkeypatch.setitem(QUICK, name, attack(name))
     run, told = load_run(folder, package), list[str]()
     made, reasons = audit_run(run, {"update"}, attacks=True, progress=told.append)
     assert {one.name for one in made} == AUDITS.keys() - {"update", "wire", "mechanism"}
@@ -85,7 +86,8 @@ def test_why_a_run_is_not_attacked_is_said(folder: Path, package: Package) -> No
     assert "give it with --base" in why(None)
     assert "'lora' is not audited" in why(policy="lora")
     assert "claims nothing of records" in why(noise_multiplier=0.0)
-    pictures = replace(package, manifest=replace(package.manifest, modality="image"))
+    pictures = copy(package)
+    pictures.manifest = replace(package.manifest, modality="image")
     assert "the base makes images" in why(pictures)
     run = load_run(folder, package)
     vars(run)["plan"] = user_plan()
