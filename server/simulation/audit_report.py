@@ -2,7 +2,7 @@
 
 It is read by a lawyer from the top and by an engineer to the end: the verdict, what was claimed,
 every claimed ε beside the bound that an audit found, then each audit with its attacker, findings,
-figures and what it does not say, and by name the audits that were not made.
+figures and what it does not say. Audits that were not made are named at the top, with the reason.
 """
 
 from __future__ import annotations
@@ -75,11 +75,10 @@ def write_audit_report(
     check_result(result)
     parts = [
         _answer(result, sections),
-        _at_a_glance(sections),
+        _at_a_glance(sections, reasons),
         _claimed(result),
         _against(sections),
         *(_audit(place, one) for place, one in enumerate(sections)),
-        _missing(sections, reasons),
         section("How to read this", terms(_TERMS | _shared_terms())),
     ]
     write_page(_name(result), parts, path)
@@ -108,8 +107,8 @@ def _answer(result: Result, sections: Sequence[Section]) -> str:
     )
 
 
-def _at_a_glance(sections: Sequence[Section]) -> str:
-    """What every audit asked, and what came of it."""
+def _at_a_glance(sections: Sequence[Section], reasons: Mapping[str, str]) -> str:
+    """What every audit asked, and what came of it or why it was not made."""
     rows = []
     for place, one in enumerate(sections):
         broken = sum(not finding.holds for finding in one.findings)
@@ -118,7 +117,13 @@ def _at_a_glance(sections: Sequence[Section]) -> str:
         kind = "not" if broken else "helps"
         asked = escape(AUDITS.get(one.name, one.title))
         rows.append((link, asked, str(len(one.findings)), f'<span class="{kind}">{said}</span>'))
-    heads = ("Audit", "What it asked", "Claims tested", "Found against them")
+    made = {one.name for one in sections}
+    rows += [
+        (escape(name), escape(asked), "–", f"not made: {escape(reasons.get(name, _how(name)))}")
+        for name, asked in AUDITS.items()
+        if name not in made
+    ]
+    heads = ("Audit", "What it asks", "Claims tested", "Found against them")
     return section("At a glance", table(heads, rows, {2}))
 
 
@@ -194,9 +199,7 @@ def _outcome(one: Section) -> str:
     asks = f"This audit asks {AUDITS[one.name]}. " if one.name in AUDITS else ""
     broken = sum(not finding.holds for finding in one.findings)
     claims = f"{len(one.findings)} claim{'s' * (len(one.findings) != 1)}"
-    answer = (
-        f"{broken} of {claims} did not hold." if broken else f"Nothing speaks against {claims}."
-    )
+    answer = f"{broken} of {claims} did not hold." if broken else f"{claims} tested, none refuted."
     return asks + answer
 
 
@@ -258,18 +261,6 @@ def _pair(true: str, found: str) -> str:
         f'<div><h4>What was recovered</h4><blockquote dir="auto">{" ".join(words)}</blockquote>'
         "</div></div><br>"
     )
-
-
-def _missing(sections: Sequence[Section], reasons: Mapping[str, str]) -> str:
-    made = {one.name for one in sections}
-    rows = [
-        (escape(name), escape(what), escape(reasons.get(name, _how(name))))
-        for name, what in AUDITS.items()
-        if name not in made
-    ]
-    if not rows:
-        return section("Not audited", "<p>Every audit that there is was made.</p>")
-    return section("Not audited", table(("Audit", "Nothing is known here of", "Why"), rows))
 
 
 def _how(name: str) -> str:

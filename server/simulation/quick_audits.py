@@ -95,12 +95,12 @@ def _membership(run: Trained) -> Section:
         form=run.form,
         rank=run.rank,
         tokens=24,
-        targets=2,
+        targets=4,
         shadows=8,
     )
     return _sized(
         audit.section(),
-        "2 adapters are attacked, each trained by the run's plan on about half of 64 passages of "
+        "4 adapters are attacked, each trained by the run's plan on about half of 64 passages of "
         "24 tokens; the attacker trains 8. The ε that is tested is that of so few records: it is "
         "above the run's, because with fewer records each is in more steps.",
     )
