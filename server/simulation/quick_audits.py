@@ -45,7 +45,7 @@ class Trained:
     """What a run trained, for attacks on more of its kind.
 
     Args:
-        base: a text base with public directions.
+        base: with public directions; of texts, but for the audit of training.
         plan: of the shared adapter, with noise.
         form, rank: of the shared adapter.
     """

@@ -82,8 +82,6 @@ class FinishedRun:
             return f"a shared adapter of the policy {form!r} is not audited"
         if self.base is None:
             return "the run's base is needed: give it with --base"
-        if self.base.manifest.modality != "text":
-            return f"texts alone are attacked, the base makes {self.base.manifest.modality}s"
         return Trained(self.base, plan, form, rank)
 
 
@@ -177,6 +175,9 @@ def _attack(name: str) -> Callable[[FinishedRun], Section | str]:
         trained = run.trained
         if isinstance(trained, str):
             return trained
+        modality = trained.base.manifest.modality
+        if modality != "text" and name != "training":
+            return f"attacked by texts alone, and the run's base makes {modality}s"
         try:
             return QUICK[name](trained)
         except BadInputError as error:  # a kind of plan that it does not know

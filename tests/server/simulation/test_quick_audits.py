@@ -86,9 +86,18 @@ def test_why_a_run_is_not_attacked_is_said(folder: Path, package: Package) -> No
     assert "give it with --base" in why(None)
     assert "'lora' is not audited" in why(policy="lora")
     assert "claims nothing of records" in why(noise_multiplier=0.0)
-    pictures = copy(package)
-    pictures.manifest = replace(package.manifest, modality="image")
-    assert "the base makes images" in why(pictures)
     run = load_run(folder, package)
     vars(run)["plan"] = user_plan()
     assert "claims nothing of records" in str(run.trained)
+
+
+def test_pictures_are_not_attacked_as_texts(
+    folder: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = copy(package)
+    pictures.manifest = replace(package.manifest, modality="image")
+    empty = Section(name="training", title="", threat="", findings=())
+    monkeypatch.setitem(QUICK, "training", lambda _: empty)
+    made, reasons = audit_run(load_run(folder, pictures), attacks=True)
+    assert {one.name for one in made} == {"claims", "training"}
+    assert "the run's base makes images" in reasons["membership"]
