@@ -22,12 +22,13 @@ from ...shared.adapters import load_adapter
 from ...shared.errors import BadInputError
 from ...shared.packages import Package
 from .audit import UserAudit
+from .correlated_audit import CorrelatedAudit
 from .quick_audits import QUICK, Trained
 from .recording import load_recording, terms_of
 from .run import MESSAGES, RESULT
 from .table import check_result
 
-__all__ = ["FinishedRun", "audit_run", "load_run"]
+__all__ = ["FinishedRun", "audit_run", "load_run", "mechanism_section"]
 
 _ADDED = ("digest", "policy", "rank", "dim", "signal_to_noise", "noise_source")  # to the plan
 _UPDATES = ("train", "mask")  # messages that bring a device's update
@@ -165,9 +166,14 @@ def _mechanism(run: FinishedRun) -> Section | str:
     if not (isinstance(plan, UserPlan) and plan.private):
         return "the run's plan claims nothing of users"
     try:
-        return UserAudit(plan=plan).section()
-    except BadInputError as error:  # a kind of plan that it does not know
+        return mechanism_section(plan)
+    except BadInputError as error:  # a kind of plan that they do not know
         return str(error)
+
+
+def mechanism_section(plan: UserPlan) -> Section:
+    """What canary devices show of a plan for users."""
+    return (UserAudit if plan.correlation is None else CorrelatedAudit)(plan=plan).section()
 
 
 def _attack(name: str) -> Callable[[FinishedRun], Section | str]:

@@ -191,7 +191,7 @@ def test_a_plan_for_users_is_audited_by_its_mechanism(run: Path) -> None:
     sections, _ = audit_run(load_run(run), {"wire"})
     found = {section.name: section for section in sections}["mechanism"]
     assert all(finding.holds for finding in found.findings)
-    assert any("correlated" in sentence for sentence in found.untested)
+    assert any("rounds apart" in sentence for sentence in found.untested)
     assert [figure.kind for figure in found.figures] == ["bars", "histogram"]
 
 
@@ -250,5 +250,7 @@ def test_the_command_joins_sections_that_lie_there_and_that_are_given(
     with pytest.raises(PrivacyError, match="REFUTED 1 of 8: ε is at most 4"):
         audit_report(run, [more], None, out)
     assert "REFUTED" in out.read_text("utf-8")
+    with pytest.raises(BadInputError, match="give it with --base"):
+        audit_report(run, [more], None, out, True)
     with pytest.raises(BadInputError, match=r"there is no file .*nowhere"):
         audit_report(run, [run / "nowhere.json"], None, out)
