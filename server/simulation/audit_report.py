@@ -8,6 +8,7 @@ figures and what it does not say. Audits that were not made are named at the top
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,12 +251,13 @@ def _numeric(shown: Figure) -> list[int]:
 
 
 def _pair(true: str, found: str) -> str:
-    """A text beside what was recovered of it, whose words that are in the text are marked."""
-    known = {word.casefold() for word in str(true).split()}
-    words = (
-        f"<mark>{escape(word)}</mark>" if word.casefold() in known else escape(word)
-        for word in str(found).split()
-    )
+    """A text beside what was recovered of it, whose words are marked as often as they are there."""
+    left = Counter(word.casefold() for word in str(true).split())
+    words = []
+    for word in str(found).split():
+        known = left[word.casefold()] > 0
+        left[word.casefold()] -= known
+        words.append(f"<mark>{escape(word)}</mark>" if known else escape(word))
     return (
         f'<div class="texts"><div><h4>What was there</h4>{quote(true)}</div>'
         f'<div><h4>What was recovered</h4><blockquote dir="auto">{" ".join(words)}</blockquote>'

@@ -137,12 +137,12 @@ def _extraction(run: Trained) -> Section:
         form=run.form,
         rank=run.rank,
         private=_LEARNED,
-        canaries=4,
+        canaries=6,
         references=63,
     )
     return _sized(
         audit.section(),
-        "20 secrets among 60 made-up notes; exposure is at most 6 bits, as each is ranked among 63 "
+        "30 secrets among 60 made-up notes; exposure is at most 6 bits, as each is ranked among 63 "
         f"others. The private adapter is trained longer than a run's ({_LEARNED.steps} steps at a "
         f"rate of {_LEARNED.learning_rate:g}), so that there is something to be found.",
     )

@@ -10,7 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from locavore.client.audit.extraction import ExtractionAudit, Gleaned, decoded, secret_losses
+from locavore.client.audit.decoding import decoded, secret_losses
+from locavore.client.audit.extraction import ExtractionAudit, Gleaned
 from locavore.client.audit.people import Secret, code, notes, secrets
 from locavore.client.continued import continuation_losses
 from locavore.client.runtime import TextModel
