@@ -20,6 +20,7 @@ from ..shared.causal_graph import CausalGraph, Past, Step
 from ..shared.contexts import Instruction
 from ..shared.errors import BadInputError, ContextLengthError
 from ..shared.packages import Package
+from .continued import Continued
 from .engine import Adaptable, Guide
 from .prompt import Prompt, build_prompt
 from .retrieval import Hit
@@ -222,6 +223,16 @@ class TextModel(Adaptable):
             _token_losses(logits[i, begin - first :], np.array(target))
             for i, (begin, target) in enumerate(zip(firsts, targets, strict=True))
         ]
+
+    def continued(self, texts: Sequence[Sequence[int]]) -> Continued:
+        """Texts, as token ids of one length, that go on in several ways; with the start's tokens.
+
+        Raises:
+            BadInputError: no text, or no token.
+        """
+        return Continued.begun(
+            self._graph, np.array([[*self.start, *ids] for ids in texts], np.int64)
+        )
 
     def outputs(self, example: Sequence[int]) -> Array:
         """Logits ``(T, V)`` at every token of a record, the start's included."""

@@ -93,6 +93,7 @@ def attack_updates(
     tokens: int = 10,
     rounds: int = 8,
     changes: int = 2,
+    likely: int = 16,
 ) -> UpdateInversion:
     """Inversion of the updates that devices with one text each send.
 
@@ -105,7 +106,7 @@ def attack_updates(
         tokens: to which every text is cut.
         rounds: before the attacked one, on public texts and without noise: an adapter that is not
             zero any more shows more of its gradients.
-        changes: see :class:`~.update_inversion.UpdateInversion`.
+        changes, likely: see :class:`~.update_inversion.UpdateInversion`.
     """
     twin, directions, model = _opened(package)
     shared = SharedForm(form, package.base_id, directions.limited(rank))
@@ -122,6 +123,7 @@ def attack_updates(
         crowd=others,
         decode=model.decode,
         changes=changes,
+        likely=likely,
     )
 
 

@@ -178,8 +178,18 @@ class AttributeAudit:
             threat=_THREAT,
             findings=(*controls, self.claim(found[_USERS])),
             figures=(_bars(found), _table(found)),
-            untested=_UNTESTED,
+            untested=(self._reach(), *_UNTESTED),
         )
+
+    def _reach(self) -> str:
+        """What the guesses could have shown at most."""
+        tried, most = self.people - self.people // 2, most_accurate(self.users)
+        shown = accuracy_interval(tried, tried)[0]
+        said = (
+            f"Had all {tried} guesses been right, an accuracy of {shown:.3f} would be shown; the "
+            f" plan for users allows {most:.3f}"
+        )
+        return f"{said}." if shown > most else f"{said}, so this audit could not have refuted it."
 
     def updates(self, plan: PrivacyPlan) -> list[Adapter]:
         """What everybody's device lets out of the first round, as an adapter."""

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import PreTrainedModel
 
-from ...privacy.audit.evidence import Scores
+from ...privacy.audit.evidence import LowerBound, Scores
 from ...privacy.audit.exposure import chance_finding, exposures, fitted_exposures, standings
 from ...privacy.audit.findings import Finding, against
-from ...privacy.audit.one_run import guesses_for, one_run_bound
-from ...privacy.audit.sections import Figure, Section
+from ...privacy.audit.one_run import guesses_for, one_run_bound, one_run_reach
+from ...privacy.audit.sections import Figure, Section, epsilon_bars
 from ...privacy.noise import Doubles, NoiseSource, SecureNoise
 from ...privacy.plan import RecordPlan
 from ...shared.adapters import Adapter
@@ -29,15 +28,16 @@ from ...shared.forms import Directions, FormName, SharedForm
 from ..runtime import TextModel
 from ..training.adapted import shared_chains
 from ..training.cohort import Batch
-from ..training.objectives.language import token_batch, token_losses
+from ..training.objectives.language import token_batch
 from ..training.private import PrivateTraining, train_private
 from ..training.shared import private_training
 from ..training.text import TextTwin
+from .decoding import decoded, secret_losses
 from .people import DIGITS, Secret, code, secrets
 
-__all__ = ["ExtractionAudit", "Gleaned", "decoded", "secret_losses"]
+__all__ = ["ExtractionAudit", "Gleaned"]
 
-_AT_ONCE = 256  # sequences in a forward pass
+_LOOKED_FOR = 8.0  # ε that guesses are for where less is claimed: fewer say nothing of few coins
 _CHANCE = 1e-3  # that an attack without power seems to have some
 _SHOWN = 12  # recovered texts in the report
 _PRIVATE, _PLAIN, _NOISED = "private adapter", "shared adapter, no noise", "shared adapter, noised"
@@ -80,7 +80,7 @@ class ExtractionAudit:
 
     Args:
         twin: of the base.
-        model: the base's runtime, for its tokenizer.
+        model: the base's runtime, by which secrets are scored and decoded.
         directions: the base's public directions.
         records: texts among which the secrets stand.
         plan: of the shared adapter, with noise.
@@ -162,10 +162,10 @@ class ExtractionAudit:
         """Rank every secret among codes of its own, and decode it."""
         rng = np.random.default_rng([self.seed, 3])
         rows = [[s.code, *(code(rng) for _ in range(self.references))] for s in self.secrets]
-        twin, model = self.twin.model, self.model
-        with self.twin.adapted(adapter):
-            losses = secret_losses(twin, model, [secret.prefix for secret in self.secrets], rows)
-            found = [decoded(twin, model, secret, width=self.width) for secret in self.secrets]
+        with self.model.bare():  # afterwards, what was live before is live again
+            self.model.attach(adapter)
+            losses = secret_losses(self.model, self.secrets, rows)
+            found = decoded(self.model, self.secrets, width=self.width)
         same = [t.strip() == s.code.strip() for t, s in zip(found, self.secrets, strict=True)]
         own, others = losses[:, 0], losses[:, 1:]
         return Gleaned(
@@ -184,7 +184,7 @@ class ExtractionAudit:
             chance_finding(found.bits[never], audit=f"extraction, {name}")
             for name, found in gleaned.items()
         ]
-        untested = list(_UNTESTED)
+        untested = [one_run_reach(self._epsilon, 2 * self.canaries, **self._guessing), *_UNTESTED]
         if chance_finding(gleaned[_PRIVATE].bits[most], audit="", false_alarm=_CHANCE).holds:
             untested.insert(
                 0,
@@ -196,7 +196,12 @@ class ExtractionAudit:
             title="Extraction of planted secrets",
             threat=_THREAT,
             findings=(*findings, self.claim(gleaned[_NOISED])),
-            figures=(*self._histograms(gleaned), self._table(gleaned), self._texts(gleaned)),
+            figures=(
+                *self._histograms(gleaned),
+                self._table(gleaned),
+                self._claimed(gleaned[_NOISED]),
+                self._texts(gleaned),
+            ),
             untested=tuple(untested),
         )
 
@@ -215,12 +220,26 @@ class ExtractionAudit:
 
     def claim(self, found: Gleaned) -> Finding:
         """The plan's ε against the secrets that were there by a coin."""
+        return against(self._epsilon, self._bound(found), audit=f"extraction, {_NOISED}")
+
+    def _claimed(self, found: Gleaned) -> Figure:
+        rows = [("secrets that stood once", self._epsilon, self._bound(found))]
+        return epsilon_bars("One secret in the shared adapter, all rounds", rows)
+
+    def _bound(self, found: Gleaned) -> LowerBound:
         tossed = slice(0, 2 * self.canaries)
         scores = Scores.of(found.standing[tossed], self.times[tossed] == 1)
-        claim = self.plan.epsilon(len(self._rows))
-        guesses = guesses_for(claim, len(scores), delta=self.plan.delta)
-        bound = one_run_bound(scores, guesses=guesses, delta=self.plan.delta)
-        return against(claim, bound, audit=f"extraction, {_NOISED}")
+        return one_run_bound(scores, **self._guessing)
+
+    @property
+    def _epsilon(self) -> float:
+        """What the plan claims of a device with these records."""
+        return self.plan.epsilon(len(self._rows))
+
+    @property
+    def _guessing(self) -> dict[str, Any]:
+        looked_for, delta = max(self._epsilon, _LOOKED_FOR), self.plan.delta
+        return {"guesses": guesses_for(looked_for, 2 * self.canaries, delta=delta), "delta": delta}
 
     def _groups(self) -> dict[str, npt.NDArray[np.bool_]]:
         named = {0: "never there", 1: "once"}
@@ -256,74 +275,15 @@ class ExtractionAudit:
 
     def _texts(self, gleaned: dict[str, Gleaned]) -> Figure:
         pairs = [
-            [secret.text, secret.prefix + found]
+            [secret.text, found.strip()]
             for secret, found, times in zip(
                 self.secrets, gleaned[_PRIVATE].recovered, self.times, strict=True
             )
             if times > 1
         ]
         return Figure(
-            title="Secrets that stood often, and what decoding the private adapter makes of them",
+            title="Secrets that stood often, and what decoding the private adapter from their "
+            "beginning gives",
             kind="texts",
             data={"pairs": pairs[-_SHOWN:]},
         )
-
-
-def secret_losses(
-    twin: PreTrainedModel, model: TextModel, prefixes: Sequence[str], codes: Sequence[Sequence[str]]
-) -> Doubles:
-    """Log-perplexity (nats) of codes after their prefixes, with what is live on the twin.
-
-    Args:
-        twin: the base's twin.
-        model: for its tokenizer.
-        prefixes: n of them.
-        codes: n rows of m.
-
-    Returns:
-        ``(n, m)``.
-    """
-    rows, given = [], []
-    for prefix, own in zip(prefixes, codes, strict=True):
-        for text in own:
-            ids, known = _split(model, prefix, text)
-            rows.append(ids)
-            given.append(known)
-    losses = []
-    with torch.no_grad():
-        for at in range(0, len(rows), _AT_ONCE):
-            part = slice(at, at + _AT_ONCE)
-            batch = token_batch(rows[part], model.start, given[part])
-            losses.append(token_losses(twin, batch).sum(1).double())
-    found: Doubles = torch.cat(losses).numpy().reshape(len(prefixes), -1)
-    return found
-
-
-def decoded(twin: PreTrainedModel, model: TextModel, secret: Secret, *, width: int) -> str:
-    """The likeliest text of a secret's length after its prefix, by beam search.
-
-    Args:
-        twin: with what is attacked live on it.
-        model: for its tokenizer.
-        secret: only its prefix and its length are used.
-        width: texts that are kept at every step; 1 is greedy decoding.
-    """
-    ids, known = _split(model, secret.prefix, secret.code)
-    beams = torch.tensor([[*model.start, *ids[:known]]])
-    begin, scores = beams.shape[1], torch.zeros(1)
-    with torch.no_grad():
-        for _ in range(len(ids) - known):
-            logits = twin(input_ids=beams, use_cache=False).logits[:, -1].float()
-            total = scores[:, None] + logits.log_softmax(-1)  # (W, V)
-            scores, best = total.flatten().topk(width)
-            kept, tokens = best // total.shape[1], best % total.shape[1]
-            beams = torch.cat([beams[kept], tokens[:, None]], 1)
-    return model.decode(beams[0, begin:].tolist())
-
-
-def _split(model: TextModel, prefix: str, rest: str) -> tuple[list[int], int]:
-    """Tokens of a text, and how many of them are its prefix's."""
-    ids, known = model.encode(prefix + rest), model.encode(prefix)
-    if ids[: len(known)] != known:
-        raise BadInputError(f"the base's tokenizer does not cut {prefix + rest!r} after {prefix!r}")
-    return ids, len(known)

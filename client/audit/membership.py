@@ -7,7 +7,7 @@ from the guesses; where nothing is claimed, the claim that is tested is that gue
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,8 +26,8 @@ from ...privacy.audit.membership import (
     rmia,
     roc,
 )
-from ...privacy.audit.one_run import guesses_for, one_run_bound
-from ...privacy.audit.sections import Figure, Section
+from ...privacy.audit.one_run import guesses_for, one_run_bound, one_run_reach
+from ...privacy.audit.sections import Figure, Section, epsilon_bars
 from ...privacy.noise import Doubles
 from ...privacy.plan import RecordPlan
 from ...shared.errors import BadInputError
@@ -132,15 +132,8 @@ class MembershipAudit:
 
     def bounds(self) -> dict[str, LowerBound]:
         """On ε of one unit, by each attack; coins of all targets count as one run's."""
-        count = self.targets * len(self.units)
-        delta = 1e-5 if self.plan is None else self.plan.delta
-        level = self._level
-        guesses = guesses_for(_LOOKED_FOR, count, delta=delta, confidence=level)
         return {
-            name: one_run_bound(
-                scores, guesses=min(guesses, count // 2), delta=delta, confidence=level
-            )
-            for name, scores in self.scores.items()
+            name: one_run_bound(scores, **self._guessing) for name, scores in self.scores.items()
         }
 
     def findings(self) -> list[Finding]:
@@ -185,6 +178,7 @@ class MembershipAudit:
                     kind="table",
                     data={"head": self._head(), "rows": self._rows()},
                 ),
+                *self._claimed(),
             ),
             untested=self._untested(),
         )
@@ -195,6 +189,17 @@ class MembershipAudit:
     def _level(self) -> float:
         """Confidence of one attack of those that are tried."""
         return 1 - (1 - self.confidence) / (len(_ATTACKS) + bool(self.samples))
+
+    @property
+    def _coins(self) -> int:
+        return self.targets * len(self.units)
+
+    @cached_property
+    def _guessing(self) -> dict[str, Any]:
+        """Of how many coins to guess, and the level of what is said then."""
+        level = {"delta": 1e-5 if self.plan is None else self.plan.delta, "confidence": self._level}
+        guesses = guesses_for(_LOOKED_FOR, self._coins, **level)
+        return {"guesses": min(guesses, self._coins // 2), **level}
 
     def _affinities(self) -> list[Doubles]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -215,6 +220,12 @@ class MembershipAudit:
             for texts in written[: self.targets]
         ]
 
+    def _claimed(self) -> Iterator[Figure]:
+        """The plan's ε beside each attack's bound, where there is a claim."""
+        if (claim := self.claim) is not None:
+            rows = [(name, claim, bound) for name, bound in self.bounds().items()]
+            yield epsilon_bars("One record in an attacked adapter, all rounds", rows)
+
     @staticmethod
     def _head() -> list[str]:
         rates = [f"found at {100 * rate:g} % false alarms" for rate in _RATES]
@@ -233,7 +244,10 @@ class MembershipAudit:
         ]
 
     def _untested(self) -> list[str]:
-        found = [
+        found = []
+        if (claim := self.claim) is not None:
+            found.append(one_run_reach(claim, self._coins, **self._guessing))
+        found += [
             "Attackers who choose the records, or poison them, to make others stand out.",
             "Attackers who see the adapter change from round to round, not only its last state.",
         ]

@@ -18,8 +18,8 @@ The last token goes into nothing that is trained on: it is a label only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -126,9 +126,10 @@ class SpanReader:
     def ordered(self, spans: Sequence[Span], bag: Sequence[int], length: int) -> list[int]:
         """The most plausible sequence of tokens of a bag, each chosen after those before it."""
         deep = [span for span in spans if span.group not in self._alone][:_DEEP]
+        groups = {span.group for span in deep}
         found: list[int] = []
         while len(found) < length:
-            inputs = self._last_inputs([[*self._start, *found, token] for token in bag])
+            inputs = self._last_inputs([[*self._start, *found, token] for token in bag], groups)
             apart = torch.stack([span.distance(inputs[span.group]) for span in deep]).mean(0)
             found.append(bag[int(apart.argmin())])
         return found
@@ -162,12 +163,11 @@ class SpanReader:
     @cached_property
     def _tokens(self) -> Mapping[int, torch.Tensor]:
         """What a layer that sees tokens alone gets of each, ``(V, in)`` by group."""
-        found = self._last_inputs([[token] for token in range(self.vocabulary)])
-        return {group: found[group] for group in self._alone}
+        return self._last_inputs([[token] for token in range(self.vocabulary)], self._alone)
 
     def _shared_inputs(self) -> dict[str, int]:
         """Which sites get the same input; of these, which see the last token alone."""
-        third, other = self._raw_inputs([[1, 2, 3]]), self._raw_inputs([[4, 3]])
+        third, other = (self._raw_inputs([ids], self._sites) for ids in ([1, 2, 3], [4, 3]))
         groups: dict[str, int] = {}
         firsts: list[str] = []
         for site in self._sites:
@@ -183,21 +183,29 @@ class SpanReader:
         }
         return groups
 
-    def _last_inputs(self, sequences: Sequence[Sequence[int]]) -> dict[int, torch.Tensor]:
+    def _last_inputs(
+        self, sequences: Sequence[Sequence[int]], groups: Collection[int]
+    ) -> dict[int, torch.Tensor]:
         """Inputs at the last of sequences of one length, ``(B, in)`` by group."""
+        sites = {group: self._firsts[group] for group in groups}
         parts = [
-            self._raw_inputs(sequences[first : first + _AT_ONCE])
+            self._raw_inputs(sequences[first : first + _AT_ONCE], sites.values())
             for first in range(0, len(sequences), _AT_ONCE)
         ]
-        return {i: torch.cat([part[site] for part in parts]) for i, site in enumerate(self._firsts)}
+        return {i: torch.cat([part[site] for part in parts]) for i, site in sites.items()}
 
-    def _raw_inputs(self, sequences: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def _raw_inputs(
+        self, sequences: Sequence[Sequence[int]], sites: Collection[str]
+    ) -> dict[str, torch.Tensor]:
+        """By site; layers behind the last of the sites are not run."""
         caught: dict[str, torch.Tensor] = {}
 
         def catch(site: str) -> Any:
             def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 x = args[0] if args else next(iter(kwargs.values()))
                 caught[site] = x.reshape(len(sequences), -1, x.shape[-1])[:, -1].float().cpu()
+                if len(caught) == len(sites):
+                    raise _AllSeen
 
             return hook
 
@@ -206,13 +214,18 @@ class SpanReader:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(attached(model, self._cohort.chains, Pass(self._values)))
-            for site in self._sites:
+            for site in sites:
                 handle = site_module(model, site).register_forward_pre_hook(
                     catch(site), with_kwargs=True
                 )
                 stack.callback(handle.remove)
+            stack.enter_context(suppress(_AllSeen))
             model.base_model(input_ids=ids, use_cache=False)  # type: ignore[operator]
         return caught
+
+
+class _AllSeen(Exception):
+    """Ends a pass through the base once every input that is wanted was seen."""
 
 
 def _span(group: int, down: torch.Tensor | None, gradient: Array, deviation: float) -> Span:

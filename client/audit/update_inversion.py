@@ -130,6 +130,7 @@ class UpdateInversion:
     def section(self) -> Section:
         """All of it."""
         plan, form = self.releases.plan, self.releases.form
+        changed = f"more than {self.changes} times" if self.changes else "after the first guess"
         noise = f"noise multiplier {plan.noise_multiplier:g}" if plan.private else "no noise"
         return Section(
             name="update",
@@ -144,7 +145,7 @@ class UpdateInversion:
             untested=(
                 "Servers that choose the shared vector so that gradients show more.",
                 "Attackers with pictures of the person's style, or with earlier rounds' updates.",
-                f"Matching in embedding space, and more than {self.changes} changes to a text.",
+                f"Matching in embedding space, and texts that are changed {changed}.",
                 "Which of a few known records was used: the table's last column says how often "
                 "that is told; ε bounds it, and noise that hides words need not hide that.",
             ),

@@ -34,6 +34,7 @@ __all__ = [
     "one_run_epsilon",
     "one_run_gaussian_bound",
     "one_run_gaussian_epsilon",
+    "one_run_reach",
     "right_guesses",
 ]
 
@@ -73,6 +74,18 @@ def guesses_for_gaussian(
 ) -> int:
     """How many guesses do best with :func:`one_run_gaussian_bound`, if ``claim`` is true."""
     return _most_telling(one_run_gaussian_epsilon, claim, canaries, delta, confidence)
+
+
+def one_run_reach(
+    claim: float, canaries: int, *, guesses: int, delta: float, confidence: float = 0.95
+) -> str:
+    """In a sentence: what :func:`one_run_bound` could have shown of a claim at most."""
+    most = one_run_epsilon(canaries, guesses, guesses, delta, confidence)
+    said = (
+        f"Had all {guesses} guesses at {canaries} coins been right, ε would have been shown to be "
+        f"at least {most:.2f}; the claim that was tested is {claim:.2f}"
+    )
+    return f"{said}." if most > claim else f"{said}, so this audit could not have refuted it."
 
 
 def right_guesses(scores: Scores, guesses: int) -> int:

@@ -11,27 +11,19 @@ a secure sum where the plan has one, and is summed, noised and released by the s
 - *sampling*: who is asked in which round, where the plan claims that devices are sampled.
 - *accounting*: what the federation's ledger holds afterwards.
 
-Noise that is correlated over the rounds is not audited here.
+Noise that is correlated over the rounds has an audit of its own: :mod:`.correlated_audit`.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
 
-from ...client.app import FederatedDevice, make_client_app
-from ...client.audit.canaries import CountedNoise, QuietNoise, directions
-from ...client.secure_sum import SecureSums
-from ...client.training.shared import UserTraining
+from ...client.app import FederatedDevice
+from ...client.audit.canaries import QuietNoise, directions
 from ...privacy.accounting import epsilon_of_gaussian
 from ...privacy.audit.accounts import account_findings
 from ...privacy.audit.evidence import Estimate, LowerBound
@@ -42,18 +34,14 @@ from ...privacy.audit.openings import opening_findings
 from ...privacy.audit.promises import promised_deviations, promised_norm, silent_vote
 from ...privacy.audit.sampling import sampling_findings
 from ...privacy.audit.sections import Section, epsilon_bars, histogram
-from ...privacy.ledger import Ledger
 from ...privacy.noise import Doubles, NoiseSource, SecureNoise
 from ...privacy.plan import Trust, UserPlan
-from ...privacy.secagg.session import Roster
-from ...shared.adapters import Array
 from ...shared.errors import BadInputError
-from ..app import FederationConfig, make_server_app
-from .grid import Direction, run_in_process
+from .audited_federation import AuditedFederation, CanaryDevice
+from .grid import Direction
 
-__all__ = ["CanaryDevice", "UserAudit"]
+__all__ = ["UserAudit"]
 
-_BASE = "audited"
 _LONG = 100.0  # times the clipping norm: what a canary device's change measures
 _SLACK = 1e-3  # of float32 releases
 _ROUNDED = 0.02  # of sums of whole numbers
@@ -69,54 +57,13 @@ _THREATS: Mapping[Trust, str] = {
     "central": f"{_RELEASED}The server is trusted: it sees single updates without noise.",
 }
 _UNTESTED = (
-    "Noise that is correlated over the rounds, and plans that keep a device's rounds apart.",
+    "Plans that keep a device's rounds apart.",
     "The ε of all rounds together by attack: the bound is for one round, and sampling and "
     "composition were tested each by itself.",
     "Randomness that an attacker can predict: noise was tested for its size and for repeating, not "
     "for how its seed was drawn.",
     "Time: how long a device or the server takes to answer.",
 )
-
-Change = Callable[[int, int], Doubles]
-"""``(device, round)`` to its change ``(dim,)``."""
-
-
-@dataclass
-class CanaryDevice:
-    """A device whose change of the shared vector is made up; otherwise as all are.
-
-    Args:
-        plan: of the federation.
-        dim: numbers that are shared.
-        change: the round's.
-        noise: the device's own.
-        sums: its part in secure sums.
-    """
-
-    plan: UserPlan
-    dim: int
-    change: Callable[[int], Doubles]
-    noise: Callable[[int], NoiseSource]
-    sums: SecureSums | None = None
-    base_id: str = _BASE
-
-    @property
-    def plan_digest(self) -> str:
-        """Identifies the plan."""
-        return self.plan.digest
-
-    def train_shared(self, theta: Array, *, round: int) -> Array:
-        """The change, sealed by the code that seals every change."""
-
-        def train(begin: Any, *_: Any) -> Array:
-            return self.change(round)[None].astype(np.float32)
-
-        training = UserTraining[int](plan=self.plan, dim=self.dim, train=train)
-        sealed: Array = training.round(theta, [[0]], [self.noise(round)], number=round)[0]
-        return sealed
-
-    def evaluate_shared(self, theta: Array, *, round: int) -> None:
-        """Nothing is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +97,9 @@ class UserAudit:
         if not self.plan.private:
             problems.append("a plan without noise claims nothing that could be audited")
         if self.plan.correlation is not None:
-            problems.append("noise that is correlated over the rounds is not audited")
+            problems.append(
+                "noise that is correlated over the rounds is audited by CorrelatedAudit"
+            )
         if self.plan.separation > 1:
             problems.append("a plan that keeps devices apart is not audited; set separation to 1")
         if self.dim < 200 or self.dim < 2 * self.devices:
@@ -161,7 +110,17 @@ class UserAudit:
     @property
     def devices(self) -> int:
         """That take part."""
-        return self.plan.population or self.plan.cohort
+        return self._audited.devices
+
+    @property
+    def _audited(self) -> AuditedFederation:
+        return AuditedFederation(
+            plan=self.plan,
+            dim=self.dim,
+            device=self.device,
+            server_noise=self.server_noise,
+            device_noise=self.device_noise,
+        )
 
     @property
     def claim_of_a_round(self) -> float:
@@ -239,7 +198,7 @@ class UserAudit:
 
     def noises(self) -> list[Finding]:
         """What is released where no device changes anything, in units of what is promised."""
-        thetas, _ = self._federation(lambda *_: np.zeros(self.dim), self.rounds)
+        thetas, _ = self._audited.run(lambda *_: np.zeros(self.dim), self.rounds)
         released = np.diff(thetas, axis=0) * self.plan.cohort
         released[:, self.dim :] -= self.devices * silent_vote(self.plan.clip)
         width = released.shape[1]
@@ -276,7 +235,7 @@ class UserAudit:
         def silent(*_: int) -> Doubles:
             return np.zeros(self.dim)
 
-        self._federation(silent, self.sampled_rounds, tap=tap, everybody=False)
+        self._audited.run(silent, self.sampled_rounds, tap=tap, everybody=False)
         entered = np.zeros((self.sampled_rounds, self.devices), bool)
         for round, node in asked:
             entered[round, node] = True
@@ -285,8 +244,8 @@ class UserAudit:
 
     def accounting(self) -> list[Finding]:
         """What the ledger holds after a federation, against its plan."""
-        plan = self._lasting(min(3, self.rounds))
-        _, ledger = self._federation(lambda *_: np.zeros(self.dim), plan.rounds)
+        plan = self._audited.lasting(min(3, self.rounds))
+        _, ledger = self._audited.run(lambda *_: np.zeros(self.dim), plan.rounds)
         charges = [charge for charge in ledger.charges if charge.unit == "user"]
         return account_findings(
             charges,
@@ -309,7 +268,7 @@ class UserAudit:
             long: Doubles = drawn[round - 1][device] * _LONG * self._norm(10.0)
             return long
 
-        thetas, _ = self._federation(change, self.rounds)
+        thetas, _ = self._audited.run(change, self.rounds)
         there, away, cosines = [], [], []
         for before, after, used in zip(thetas[:-1], thetas[1:], drawn, strict=True):
             released = (after - before)[: self.dim] * self.plan.cohort
@@ -322,7 +281,7 @@ class UserAudit:
     def _one_release(self, seed: int, change: Doubles) -> tuple[Doubles, bool]:
         """The first release where the last device makes this change, and whether it was lost."""
         last = self.devices - 1
-        thetas, _ = self._federation(
+        thetas, _ = self._audited.run(
             lambda device, _: change if device == last else np.zeros(self.dim),
             1,
             server_noise=lambda _: QuietNoise(seed),
@@ -331,91 +290,8 @@ class UserAudit:
         released: Doubles = (thetas[-1] - thetas[0]) * self.plan.cohort
         return released, len(thetas) != 2
 
-    def _lasting(self, rounds: int) -> UserPlan:
-        within = self.plan.within and replace(self.plan.within, rounds=rounds)
-        return replace(self.plan, rounds=rounds, within=within)
-
     def _norm(self, entry: float) -> float:
         return promised_norm(self.plan.clip, entry)
 
     def _entry(self, theta: Doubles) -> float:
         return float(theta[-1]) if len(theta) > self.dim else 0.0
-
-    def _federation(
-        self,
-        change: Change,
-        rounds: int,
-        *,
-        server_noise: Callable[[int], NoiseSource] | None = None,
-        device_noise: Callable[[int, int], NoiseSource] | None = None,
-        tap: Callable[[Message, Direction], None] | None = None,
-        everybody: bool = True,
-    ) -> tuple[Doubles, Ledger]:
-        """The shared vectors ``(rounds + 1, width)`` of a federation, and its ledger."""
-        plan, width = self._lasting(rounds), self.plan.width(self.dim)
-        servers, theirs = server_noise or self.server_noise, device_noise or self.device_noise
-        roster, sums = self._secure_sums(plan, theirs)
-        devices = [
-            self.device(
-                plan,
-                self.dim,
-                partial(change, i),
-                partial(theirs, i),
-                sums.get(i),
-            )
-            for i in range(self.devices)
-        ]
-        thetas = [np.zeros(width)]
-        app = make_client_app(lambda at: devices[int(at.node_config["partition-id"])])
-        with tempfile.TemporaryDirectory(prefix="locavore-") as folder:
-            path = Path(folder)
-            written = Ledger(path / "ledger.jsonl", delta=plan.delta)
-            config = FederationConfig(
-                base_id=_BASE,
-                plan_digest=plan.digest,
-                form="audit",
-                dim=width,
-                rounds=rounds,
-                cohort=plan.cohort,
-                min_replies=1,
-                min_nodes=1,
-                seed=0,
-                checkpoint_dir=path,
-                evaluate=False,
-                plan=plan,
-                noise=lambda round: CountedNoise(servers(round), everybody=everybody),
-                ledger=written,
-                wait_s=0,
-                roster=None if roster is None else lambda: roster,
-            )
-            server = make_server_app(
-                config, lambda report: thetas.append(report.theta.astype(np.float64))
-            )
-            run_in_process(server, app, self.devices, node_ids=range(self.devices), tap=tap)
-            kept = Ledger(_Kept(written.journal.lines()), delta=plan.delta)
-        return np.array(thetas), kept
-
-    def _secure_sums(
-        self, plan: UserPlan, noise: Callable[[int, int], NoiseSource]
-    ) -> tuple[Roster | None, Mapping[int, SecureSums]]:
-        if plan.makers is None:
-            return None, {}
-        keys = [Ed25519PrivateKey.generate() for _ in range(self.devices)]
-        roster = Roster(key.public_key().public_bytes_raw() for key in keys)
-        return roster, {
-            i: SecureSums(plan, key, roster.named, noise=partial(noise, i), random=os.urandom)
-            for i, key in enumerate(keys)
-        }
-
-
-@dataclass
-class _Kept:
-    """A ledger's lines after its file is gone."""
-
-    kept: list[bytes]
-
-    def lines(self) -> list[bytes]:
-        return self.kept
-
-    def append(self, make: Callable[[list[bytes]], list[bytes]]) -> None:
-        self.kept += make(self.kept)

@@ -91,8 +91,9 @@ def _bars(figure: Figure, name: str) -> str:
     names: list[str] = list(figure.data["labels"])
     series: Mapping[str, list[float | None]] = figure.data["values"]
     numbers = [v for values in series.values() for v in values if v is not None]
-    end = 1.05 * max((v for v in numbers if math.isfinite(v) and v > 0), default=1.0)
+    most = max((v for v in numbers if math.isfinite(v) and v > 0), default=1.0)
     of_epsilon = CLAIMED in series
+    end = 1.05 * (most if of_epsilon else max(most, 1.0))  # others are shares, seen against all
 
     def paint(canvas: Any) -> None:
         axes = rows_of(canvas.subplots(), [label(one, 34) for one in names])

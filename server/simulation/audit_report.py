@@ -2,11 +2,13 @@
 
 It is read by a lawyer from the top and by an engineer to the end: the verdict, what was claimed,
 every claimed ε beside the bound that an audit found, then each audit with its attacker, findings,
-figures and what it does not say, and by name the audits that were not made.
+figures and what it does not say. Audits that were not made are named at the top, with the reason.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,18 @@ from typing import Any
 from ...privacy.audit.findings import Finding
 from ...privacy.audit.sections import AT_LEAST, AUDITS, CLAIMED, Figure, Section
 from .audit_plots import plot
-from .page import bullets, escape, figure, plain, quote, section, table, terms, write_page
+from .page import (
+    bullets,
+    escape,
+    figure,
+    plain,
+    quote,
+    section,
+    significant,
+    table,
+    terms,
+    write_page,
+)
 from .report import GLOSSARY
 from .table import check_result, noise_line, number, privacy_line
 
@@ -63,10 +76,10 @@ def write_audit_report(
     check_result(result)
     parts = [
         _answer(result, sections),
+        _at_a_glance(sections, reasons),
         _claimed(result),
         _against(sections),
         *(_audit(place, one) for place, one in enumerate(sections)),
-        _missing(sections, reasons),
         section("How to read this", terms(_TERMS | _shared_terms())),
     ]
     write_page(_name(result), parts, path)
@@ -95,11 +108,52 @@ def _answer(result: Result, sections: Sequence[Section]) -> str:
     )
 
 
+def _at_a_glance(sections: Sequence[Section], reasons: Mapping[str, str]) -> str:
+    """What every audit asked, and what came of it or why it was not made."""
+    rows = []
+    for place, one in enumerate(sections):
+        broken = sum(not finding.holds for finding in one.findings)
+        link = f'<a href="#{_anchor(place)}">{escape(one.name)}</a>'
+        said = f"{broken} of {len(one.findings)} refuted" if broken else "nothing"
+        kind = "not" if broken else "helps"
+        asked = escape(AUDITS.get(one.name, one.title))
+        rows.append((link, asked, str(len(one.findings)), f'<span class="{kind}">{said}</span>'))
+    made = {one.name for one in sections}
+    rows += [
+        (escape(name), escape(asked), "–", f"not made: {escape(reasons.get(name, _how(name)))}")
+        for name, asked in AUDITS.items()
+        if name not in made
+    ]
+    heads = ("Audit", "What it asks", "Claims tested", "Found against them")
+    return section("At a glance", table(heads, rows, {2}))
+
+
+def _anchor(place: int) -> str:
+    return f"audit-{place}"
+
+
 def _claimed(result: Result) -> str:
     plan = result["plan"]
     settings = {key.replace("_", " "): plain(plan[key]) for key in _PLAN}
-    return section(
-        "What was claimed", f"<p>{escape(privacy_line(result))}</p>\n{terms(settings, 'plan')}"
+    said = "".join(f"<p>{escape(line)}</p>" for line in (privacy_line(result), *_odds(result)))
+    return section("What was claimed", f"{said}\n{terms(settings, 'plan')}")
+
+
+def _odds(result: Result) -> Iterator[str]:
+    """The largest ε in words, where there is one: what posterior odds may be over prior odds."""
+    plan = result["plan"]
+    spent = [math.inf if e is None else float(e) for e in result["epsilon"].values()]
+    if not spent or not math.isfinite(max(spent)):
+        return
+    one = f"one {plan['unit']}" + " with all of their records" * (plan["unit"] == "user")
+    what = f"whether {one} was in the data"
+    if plan["relation"] == "replace-one":
+        what = f"which of two {plan['unit']}s was in the data"
+    most = significant(math.exp(max(spent)))
+    yield (
+        f"In words: whatever somebody believed about {what}, seeing all that is released "
+        f"multiplies or divides the odds by {most} at most, so that 1 to 1 becomes no more than "
+        f"{most} to 1. With a chance of about {plan['delta']:g} this does not hold."
     )
 
 
@@ -132,12 +186,22 @@ def _bound_rows(one: Section, shown: Figure) -> Iterator[tuple[str, ...]]:
 def _audit(place: int, one: Section) -> str:
     figures = [_shown(f, f"s{place}-f{number}") for number, f in enumerate(one.figures)]
     body = (
+        f'<p id="{_anchor(place)}"><strong>{escape(_outcome(one))}</strong></p>\n'
         f'<div class="threat"><strong>Who attacks.</strong> {escape(one.threat)}</div>\n'
         f"{_findings(one)}\n" + "\n".join(figures)
     )
     if one.untested:
         body += f"\n<h3>What was not tested here</h3>\n{bullets(one.untested)}"
     return section(f"{one.title} ({one.name})", body)
+
+
+def _outcome(one: Section) -> str:
+    """The question and the answer, in two sentences."""
+    asks = f"This audit asks {AUDITS[one.name]}. " if one.name in AUDITS else ""
+    broken = sum(not finding.holds for finding in one.findings)
+    claims = f"{len(one.findings)} claim{'s' * (len(one.findings) != 1)}"
+    answer = f"{broken} of {claims} did not hold." if broken else f"{claims} tested, none refuted."
+    return asks + answer
 
 
 def _findings(one: Section) -> str:
@@ -187,12 +251,13 @@ def _numeric(shown: Figure) -> list[int]:
 
 
 def _pair(true: str, found: str) -> str:
-    """A text beside what was recovered of it, whose words that are in the text are marked."""
-    known = {word.casefold() for word in str(true).split()}
-    words = (
-        f"<mark>{escape(word)}</mark>" if word.casefold() in known else escape(word)
-        for word in str(found).split()
-    )
+    """A text beside what was recovered of it, whose words are marked as often as they are there."""
+    left = Counter(word.casefold() for word in str(true).split())
+    words = []
+    for word in str(found).split():
+        known = left[word.casefold()] > 0
+        left[word.casefold()] -= known
+        words.append(f"<mark>{escape(word)}</mark>" if known else escape(word))
     return (
         f'<div class="texts"><div><h4>What was there</h4>{quote(true)}</div>'
         f'<div><h4>What was recovered</h4><blockquote dir="auto">{" ".join(words)}</blockquote>'
@@ -200,20 +265,11 @@ def _pair(true: str, found: str) -> str:
     )
 
 
-def _missing(sections: Sequence[Section], reasons: Mapping[str, str]) -> str:
-    made = {one.name for one in sections}
-    rows = [
-        (escape(name), escape(what), escape(reasons.get(name, _how(name))))
-        for name, what in AUDITS.items()
-        if name not in made
-    ]
-    if not rows:
-        return section("Not audited", "<p>Every audit that there is was made.</p>")
-    return section("Not audited", table(("Audit", "Nothing is known here of", "Why"), rows))
-
-
 def _how(name: str) -> str:
-    return f"no section was given; 'locavore audit {name} --out FILE' makes one"
+    return (
+        f"no section was given; 'locavore audit {name} --out FILE' makes one, and 'locavore audit "
+        "report RUN --base BASE --all' a quick one of whatever the base allows"
+    )
 
 
 def _shared_terms() -> dict[str, str]:

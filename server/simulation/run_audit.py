@@ -1,4 +1,4 @@
-"""The audits of a finished run: what its folder alone allows, and with its base quick ones more."""
+"""The audits of a finished run: what its folder alone allows, and with its base quick attacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ...client.audit.base import audit_base
 from ...privacy.audit.claims import Published, claims_section
 from ...privacy.audit.sections import Section
 from ...privacy.audit.wire import Recorded, Secret, wire_section
@@ -23,15 +22,17 @@ from ...shared.adapters import load_adapter
 from ...shared.errors import BadInputError
 from ...shared.packages import Package
 from .audit import UserAudit
+from .correlated_audit import CorrelatedAudit
+from .quick_audits import QUICK, Trained
 from .recording import load_recording, terms_of
 from .run import MESSAGES, RESULT
 from .table import check_result
 
-__all__ = ["FinishedRun", "audit_run", "load_run"]
+__all__ = ["FinishedRun", "audit_run", "load_run", "mechanism_section"]
 
 _ADDED = ("digest", "policy", "rank", "dim", "signal_to_noise", "noise_source")  # to the plan
 _UPDATES = ("train", "mask")  # messages that bring a device's update
-_RECORDS, _CANARIES = 60, 20  # of the quick audit of training
+_KEPT = "audits"  # folder of a run's sections
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FinishedRun:
     Args:
         folder: the run's.
         result: its ``result.json``.
-        base: with which quick audits are made as well.
+        base: with which the private training is audited as well, and attacked.
     """
 
     folder: Path
@@ -63,7 +64,26 @@ class FinishedRun:
     @property
     def kept(self) -> list[Path]:
         """Files of sections that lie with the run, in ``audits``."""
-        return sorted((self.folder / "audits").glob("*.json"))
+        return sorted((self.folder / _KEPT).glob("*.json"))
+
+    def keep(self, section: Section) -> None:
+        """Write a section beside the run, where :attr:`kept` finds it."""
+        folder = self.folder / _KEPT
+        folder.mkdir(exist_ok=True)
+        (folder / f"{section.name}.json").write_text(section.to_json(), "utf-8")
+
+    @property
+    def trained(self) -> Trained | str:
+        """What the run trained, or why that cannot be attacked."""
+        plan = self.plan.within if isinstance(self.plan, UserPlan) else self.plan
+        form, rank = self.result["plan"]["policy"], self.result["plan"]["rank"]
+        if plan is None or not plan.private:
+            return "the run's plan claims nothing of records"
+        if form not in ("core", "ffa"):
+            return f"a shared adapter of the policy {form!r} is not audited"
+        if self.base is None:
+            return "the run's base is needed: give it with --base"
+        return Trained(self.base, plan, form, rank)
 
 
 def load_run(folder: Path, base: Package | None = None) -> FinishedRun:
@@ -84,26 +104,36 @@ def load_run(folder: Path, base: Package | None = None) -> FinishedRun:
 
 
 def audit_run(
-    run: FinishedRun, given: Collection[str] = ()
+    run: FinishedRun,
+    given: Collection[str] = (),
+    *,
+    attacks: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Section], dict[str, str]]:
     """Make the audits that can be made here.
 
     Args:
         run: what is audited.
         given: names of sections that are there; only the claims are audited again.
+        attacks: make all of :data:`~.quick_audits.QUICK`, which takes minutes; each is kept with
+            the run when it is done.
+        progress: is told what is made next.
 
     Returns:
         The sections, and by name why others were not made.
     """
     sections, reasons = [], {}
-    for name, make in _AUDITS.items():
+    for name, make in {**_AUDITS, **(_ATTACKS if attacks else {})}.items():
         if name in given and name != "claims":
             continue
+        progress(name)
         made = make(run)
-        if isinstance(made, Section):
-            sections.append(made)
-        else:
+        if isinstance(made, str):
             reasons[name] = made
+            continue
+        sections.append(made)
+        if attacks and name in QUICK:
+            run.keep(made)
     return sections, reasons
 
 
@@ -136,31 +166,41 @@ def _mechanism(run: FinishedRun) -> Section | str:
     if not (isinstance(plan, UserPlan) and plan.private):
         return "the run's plan claims nothing of users"
     try:
-        return UserAudit(plan=plan).section()
-    except BadInputError as error:  # a kind of plan that it does not know
+        return mechanism_section(plan)
+    except BadInputError as error:  # a kind of plan that they do not know
         return str(error)
 
 
-def _training(run: FinishedRun) -> Section | str:
-    plan = run.plan.within if isinstance(run.plan, UserPlan) else run.plan
-    form, rank = run.result["plan"]["policy"], run.result["plan"]["rank"]
-    if plan is None or not plan.private:
-        return "the run's plan claims nothing of records"
-    if form not in ("core", "ffa"):
-        return f"a shared adapter of the policy {form!r} is not audited"
-    if run.base is None:
-        return "the run's base is needed: give it with --base"
-    audit = audit_base(run.base, plan, form=form, rank=rank, records=_RECORDS, canaries=_CANARIES)
-    return audit.section()
+def mechanism_section(plan: UserPlan) -> Section:
+    """What canary devices show of a plan for users."""
+    return (UserAudit if plan.correlation is None else CorrelatedAudit)(plan=plan).section()
+
+
+def _attack(name: str) -> Callable[[FinishedRun], Section | str]:
+    def make(run: FinishedRun) -> Section | str:
+        trained = run.trained
+        if isinstance(trained, str):
+            return trained
+        modality = trained.base.manifest.modality
+        if modality != "text" and name != "training":
+            return f"attacked by texts alone, and the run's base makes {modality}s"
+        try:
+            return QUICK[name](trained)
+        except BadInputError as error:  # a kind of plan that it does not know
+            return str(error)
+
+    return make
 
 
 _AUDITS: Mapping[str, Callable[[FinishedRun], Section | str]] = {
     "claims": _claims,
     "wire": _wire,
     "mechanism": _mechanism,
-    "training": _training,
+    "training": _attack("training"),
 }
 """By name: makes a section, or says why there is none."""
+
+_ATTACKS = {name: _attack(name) for name in QUICK if name not in _AUDITS}
 
 
 def _secrets(run: FinishedRun) -> dict[str, Secret]:

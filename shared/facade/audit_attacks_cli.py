@@ -63,6 +63,7 @@ def audit_membership(
     from .client.audit.attacked import attack_membership
     from .client.training.private import PrivateTraining
     from .privacy.plan import RecordPlan
+    from .server.simulation.quick_audits import candidates
 
     _one_of("--adapter", adapter, ("private", "shared"))
     _one_of("--unit", unit, ("record", "user"))
@@ -76,7 +77,7 @@ def audit_membership(
         relation="add-or-remove-one",
     )
     private = PrivateTraining(rank=rank, steps=steps, batch=batch)
-    units, public = _texts(data, unit, records)
+    units, public = candidates(data, unit, records)
     audit = attack_membership(
         find_base(base),
         units,
@@ -109,6 +110,7 @@ def audit_update(
     require("train", "this audit", "dp_accounting", "scipy", "torch")
     from .client.audit.attacked import attack_updates
     from .privacy.plan import RecordPlan
+    from .server.simulation.quick_audits import candidates
 
     _one_of("--form", form, ("core", "ffa", "lora"))
     if devices < 2:
@@ -116,7 +118,7 @@ def audit_update(
     plan = RecordPlan(
         clip=clip, noise_multiplier=noise, expected_batch=batch, relation="add-or-remove-one"
     )
-    units, public = _texts(data, "record", records)
+    units, public = candidates(data, "record", records)
     audit = attack_updates(
         find_base(base),
         [text for unit in units for text in unit],
@@ -127,25 +129,6 @@ def audit_update(
         tokens=tokens,
     )
     say_section(console, audit.section(), out)
-
-
-_PER_USER = 4
-_HELD_BACK = 8  # public authors whose texts calibrate the attacks
-
-
-def _texts(data: Path | None, unit: str, count: int) -> tuple[list[list[str]], list[str]]:
-    """Units whose membership is guessed, and texts of nobody."""
-    from .server.simulation.corpus import load_folder, load_sotu
-
-    corpus = load_sotu() if data is None else load_folder(data)
-    writers = [[document.body for document in person.train] for person in corpus.people]
-    others = list(corpus.public.values())
-    public = [text for texts in others[-_HELD_BACK:] for text in texts[:_PER_USER]]
-    if unit == "record":
-        turns = [text for texts in zip(*writers, strict=False) for text in texts]
-        return [[text] for text in turns[:count]], public
-    users = writers if data else [*writers, *map(list, others[:-_HELD_BACK])]
-    return [texts[:_PER_USER] for texts in users[:count]], public
 
 
 def _one_of(option: str, value: str, known: Sequence[str]) -> None:

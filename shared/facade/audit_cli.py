@@ -11,7 +11,7 @@ from rich.console import Console
 
 from .home import find_base
 from .shared.errors import BadInputError, PrivacyError
-from .terminal import require, say_section
+from .terminal import require, say_section, status
 
 if TYPE_CHECKING:
     pass
@@ -133,25 +133,36 @@ def audit_report(
     ] = None,
     base: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="The run's base, by name or path, for quick audits of training."),
+        typer.Option(help="The run's base, by name or path, for a quick audit of training."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    attacks: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="With --base: also make quick attacks, in minutes; they are kept in RUN/audits.",
+        ),
+    ] = False,
 ) -> None:
     """Audit a run and join all sections in one page, for a lawyer and for an engineer.
 
     Holds the ε that was published against the ledgers and the plan, searches what was recorded,
     sends canary devices where the plan protects users, and names what was not audited.
     """
-    require("simulate", "this audit", "dp_accounting", "flwr", "matplotlib", "torch")
+    require("simulate", "this audit", "dp_accounting", "flwr", "matplotlib", "scipy", "torch")
     from .privacy.audit.findings import verdict
     from .privacy.audit.sections import Section
     from .server.simulation.audit_report import write_audit_report
     from .server.simulation.run_audit import audit_run, load_run
 
+    if attacks and base is None:
+        raise BadInputError("--all attacks what the run's base trains: give it with --base")
     found = load_run(run, find_base(base) if base else None)
     paths = dict.fromkeys(path.resolve() for path in [*found.kept, *(sections or [])])
     given = [Section.from_json(_text(path)) for path in paths]
-    made, reasons = audit_run(found, {one.name for one in given})
+    with status(Console(stderr=True), "auditing") as progress:
+        names = {one.name for one in given}
+        made, reasons = audit_run(found, names, attacks=attacks, progress=progress)
     everything = [*made, *given]
     write_audit_report(found.result, everything, out, reasons=reasons)
     console.print(str(out), highlight=False, markup=False, soft_wrap=True)

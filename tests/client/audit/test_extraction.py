@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs the extra 'train'")
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from locavore.client.audit.extraction import ExtractionAudit, Gleaned, decoded, secret_losses
-from locavore.client.audit.people import Secret, notes, secrets
+from locavore.client.audit.decoding import decoded, secret_losses
+from locavore.client.audit.extraction import ExtractionAudit, Gleaned
+from locavore.client.audit.people import Secret, code, notes, secrets
+from locavore.client.continued import continuation_losses
 from locavore.client.runtime import TextModel
+from locavore.client.training.objectives.language import token_batch, token_losses
 from locavore.client.training.private import PrivateTraining
 from locavore.client.training.text import TextTwin
 from locavore.privacy.audit.sections import Section
 from locavore.privacy.noise import insecure_seeded_noise
+from locavore.shared.causal_graph import CausalGraph
 from locavore.shared.errors import BadInputError
 from locavore.shared.forms import Directions
 
@@ -80,7 +84,11 @@ def test_an_attack_without_power_says_so(
         canaries=3,
         references=15,
     )
-    assert "finds little even in the private adapter" in asked.section().untested[0]
+    section = asked.section()
+    assert "finds little even in the private adapter" in section.untested[0]
+    assert "6 coins been right" in section.untested[1]
+    (bars,) = [figure for figure in section.figures if figure.kind == "bars"]
+    assert bars.data["values"]["ε claimed"] == [asked.plan.epsilon(len(asked._rows))]
 
 
 def test_secrets_that_are_told_apart_refute_a_plan(
@@ -100,22 +108,58 @@ def test_secrets_that_are_told_apart_refute_a_plan(
     assert asked.claim(replace(told, standing=mixed)).holds
 
 
-def test_a_secrets_loss_is_the_runtimes(twin: TextTwin, model: TextModel) -> None:
-    known = "The code of Bado is"
-    codes = [" 4 9 1 3", " 0 0 0 7"]
-    (found,) = secret_losses(twin.model, model, [known], [codes])
-    expected = [scores.sum() for scores in model.score([known] * 2, codes)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-
-
-def test_decoding_is_greedy_at_width_one_and_likelier_at_more(
-    twin: TextTwin, model: TextModel
+def test_scores_of_a_shared_beginning_are_those_of_whole_texts(
+    model: TextModel, twin: TextTwin
 ) -> None:
+    known = [Secret("The code of Bado is", ""), Secret("The code of Kimu the old is", "")]
+    rng = np.random.default_rng(1)
+    codes = [[code(rng) for _ in range(20)] for _ in known]
+    found = secret_losses(model, known, codes)
+    whole = [
+        [scores.sum() for scores in model.score([one.prefix] * len(own), own)]
+        for one, own in zip(known, codes, strict=True)
+    ]
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+    rows = [model.encode(known[0].prefix + text) for text in codes[0]]
+    given = [len(model.encode(known[0].prefix))] * len(rows)
+    with torch.no_grad():
+        losses = token_losses(twin.model, token_batch(rows, model.start, given)).sum(1)
+    np.testing.assert_allclose(found[0], losses.numpy(), rtol=1e-4)
+
+
+def test_a_beginning_is_read_once_however_many_texts_share_it(
+    model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[int] = []
+    run = CausalGraph.run
+
+    def counted(graph: CausalGraph, ids: Any, *rest: Any) -> Any:
+        fed.append(ids.size)
+        return run(graph, ids, *rest)
+
+    monkeypatch.setattr(CausalGraph, "run", counted)
+    same = [" 1 2 3 4", " 1 2 3 5", " 1 2 3 6"]
+    prefix, length = "The code of Bado is", len(model.encode("The code of Bado is 1 2 3 4"))
+    secret_losses(model, [Secret(prefix, "")], [same])
+    assert sum(fed) == len(model.start) + length - 1  # the last token is only looked up
+
+
+def test_continuations_must_be_of_one_length(model: TextModel) -> None:
+    begun = model.continued([[5, 6]])
+    with pytest.raises(BadInputError, match=r"of lengths \[1, 2\]"):
+        continuation_losses(begun, [[[1], [1, 2]]])
+    with pytest.raises(BadInputError, match="for 1 texts, got 2 rows"):
+        continuation_losses(begun, [[[1]], [[2]]])
+    with pytest.raises(BadInputError, match=r"must be \(B, T\)"):
+        model.continued([])
+
+
+def test_decoding_is_greedy_at_width_one_and_likelier_at_more(model: TextModel) -> None:
     secret = Secret("A small boat is never", " late when")
-    narrow = decoded(twin.model, model, secret, width=1)
-    wide = decoded(twin.model, model, secret, width=6)
+    (narrow,) = decoded(model, [secret], width=1)
+    (wide,) = decoded(model, [secret], width=6)
     assert narrow == " late when"  # the tiny base was trained on that sentence
-    losses = secret_losses(twin.model, model, [secret.prefix], [[narrow, wide]])[0]
+    losses = secret_losses(model, [secret], [[narrow, wide]])[0]
     assert losses[1] <= losses[0] + 1e-6
 
 

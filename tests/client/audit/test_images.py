@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("diffusers", reason="needs the extra 'dev'")
 
 import torch
 
+from locavore.client.audit.base import audit_base
 from locavore.client.audit.images import audit_images, image_batch, image_records, random_images
 from locavore.client.audit.runs import audit_input_canaries
 from locavore.client.training.chains import Chain, Slot, site_module, site_shape
@@ -21,9 +23,13 @@ from locavore.privacy.audit.sections import AT_LEAST, CLAIMED
 from locavore.privacy.noise import Doubles, NoiseSource, insecure_seeded_noise
 from locavore.privacy.plan import RecordPlan
 from locavore.shared.errors import BadInputError
+from locavore.shared.packages import Package
 
 from ...benchmarks.families import FAMILIES
 from ...plans import record_plan
+
+if TYPE_CHECKING:
+    from locavore.export.quantize import Precision
 
 SHAPE = (4, 2, 8, 8)
 
@@ -120,3 +126,13 @@ def test_images_are_patches_of_colours() -> None:
     assert -1 <= images.min() < -0.8 < 0.8 < images.max() <= 1
     with pytest.raises(BadInputError, match="text must be of 5 samples, got 4"):
         image_records(images, {"text": torch.zeros(4, 2)}, generator())
+
+
+def test_an_image_bases_training_holds(image_packages: Callable[[Precision], Package]) -> None:
+    audit = audit_base(image_packages("int8"), record_plan(clip=1.0, expected_batch=8), records=30)
+    first, again = (audit.collate([audit.records[0]]) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)  # drawn once
+    section = audit.section()
+    assert all(finding.holds for finding in section.findings)
+    found = [finding.found for finding in section.findings]
+    assert any("of 4 extreme records" in said for said in found)

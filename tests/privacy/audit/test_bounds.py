@@ -34,6 +34,7 @@ from locavore.privacy.audit import (
 from locavore.privacy.audit.one_run import (
     one_run_epsilon,
     one_run_gaussian_epsilon,
+    one_run_reach,
     right_guesses,
 )
 from locavore.shared.errors import BadInputError
@@ -142,6 +143,14 @@ def test_one_run_without_delta_is_a_binomial() -> None:
     found = one_run_epsilon(1000, 100, 90, 0.0, 0.95)
     assert binom.sf(89, 100, 1 / (1 + math.exp(-found))) == pytest.approx(0.05, abs=1e-5)
     assert one_run_epsilon(1000, 100, 90, 1e-3, 0.95) < found
+
+
+def test_what_guesses_could_show_at_most_is_said_against_the_claim() -> None:
+    # ten right ones of ten at 95 %: e^ε / (1 + e^ε) = 0.05 ** 0.1, so ε = 1.0516
+    said = one_run_reach(1.0, 20, guesses=10, delta=0.0)
+    assert "at least 1.05; the claim that was tested is 1.00." in said
+    assert said.startswith("Had all 10 guesses at 20 coins been right")
+    assert one_run_reach(1.1, 20, guesses=10, delta=0.0).endswith("could not have refuted it.")
 
 
 @pytest.mark.parametrize(("guesses", "right"), [(60, 58), (300, 220), (1000, 700)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,28 @@ def test_it_shows_claims_bounds_attackers_and_what_was_not_tested(run: Path) -> 
     assert page.tags.count("mark") == 2  # "The" and "goat" were recovered
 
 
+def test_every_audit_is_answered_at_a_glance_and_its_claim_is_said_in_words(run: Path) -> None:
+    page = page_of(run, attacked(9.0))
+    glance = page.text.partition("At a glance")[2].partition("What was claimed")[0]
+    assert "claims whether the ε that was published" in glance
+    assert "membership whether adapters or texts show who or what was trained on" in glance
+    assert "1 of 1 refuted" in glance
+    links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
+    assert {link[1:] for link in links} <= {a["id"] for _, a in page.elements if "id" in a}
+    assert len(links) == 2
+    odds = math.exp(max(json.loads((run / "result.json").read_text())["epsilon"].values()))
+    assert f"multiplies or divides the odds by {odds:.3g} at most" in page.text
+    assert "1 of 1 claim did not hold." in page.text
+
+
+def test_no_odds_are_promised_where_epsilon_is_infinite(run: Path) -> None:
+    def unbounded(result: dict[str, Any]) -> None:
+        result["epsilon"] = dict.fromkeys(result["epsilon"], None)
+
+    change(run, unbounded)
+    assert "the odds" not in page_of(run).text.partition("How to read this")[0]
+
+
 def test_missing_audits_are_named_with_the_reason(run: Path) -> None:
     page = page_of(run)
     absent = [name for name in AUDITS if name != "claims"]
@@ -168,7 +191,7 @@ def test_a_plan_for_users_is_audited_by_its_mechanism(run: Path) -> None:
     sections, _ = audit_run(load_run(run), {"wire"})
     found = {section.name: section for section in sections}["mechanism"]
     assert all(finding.holds for finding in found.findings)
-    assert any("correlated" in sentence for sentence in found.untested)
+    assert any("rounds apart" in sentence for sentence in found.untested)
     assert [figure.kind for figure in found.figures] == ["bars", "histogram"]
 
 
@@ -227,5 +250,7 @@ def test_the_command_joins_sections_that_lie_there_and_that_are_given(
     with pytest.raises(PrivacyError, match="REFUTED 1 of 8: ε is at most 4"):
         audit_report(run, [more], None, out)
     assert "REFUTED" in out.read_text("utf-8")
+    with pytest.raises(BadInputError, match="give it with --base"):
+        audit_report(run, [more], None, out, True)
     with pytest.raises(BadInputError, match=r"there is no file .*nowhere"):
         audit_report(run, [run / "nowhere.json"], None, out)
