@@ -161,7 +161,7 @@ class SliceTrainer:
         return train_private(
             self.twin,
             self.directions,
-            self.twin.examples(records),
+            self.twin.together(self.twin.examples(records)),
             replace(training, seed=training.seed + place),
             shared=shared,
             begin=start,
