@@ -198,7 +198,7 @@ class DiffusionTwin(nn.Module):
         self.text_encoder, self.denoiser = text_encoder, denoiser
         self.autoencoder = autoencoder
         if self.takes_image_tokens:
-            _decouple(denoiser, text_encoder.config["tokens"])  # type: ignore[index]
+            _decouple(denoiser, text_encoder.config["tokens"])  # type: ignore[index,arg-type]
 
     @property
     def takes_image_tokens(self) -> bool:
@@ -311,14 +311,15 @@ class DecoupledAttention:
 
     def rotated(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Turn pairs of neighbours; ``cos`` and ``sin`` are ``(1, S, 1, hs)``, each value twice."""
-        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, nh, S, hs / 2)
+        even, odd = x[..., ::2], x[..., 1::2]  # (B, nh, S, hs / 2)
         cos, sin = (c[0, :, 0, ::2] for c in (cos, sin))
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
         return turned.flatten(-2).type_as(x)
 
 
 def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)  # (B, nh, S, hs)
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)  # (B, nh, S, hs)
 
 
 def _decouple(denoiser: Any, prompt: int) -> None:

@@ -18,14 +18,16 @@ import numpy as np
 from ...client.captioned import picture_record
 from ...client.device import Device
 from ...client.image_model import Drawing, ImageModel
+from ...client.retrieval import Hit
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import Consent
 from ...shared.errors import BadInputError
+from ...shared.image_tokens import MOST_PICTURES
 from ...shared.metrics.local import clip_t, paired_distance, personalization
 from ...shared.metrics.towers import DrawingTowers, drawing_towers
 from ...shared.packages import Package
 from ...shared.pictures import Picture, Pixels
-from .config import BASE, PRIVATE, SHARED, SimulationConfig
+from .config import BASE, PRIVATE, RETRIEVAL, SHARED, SimulationConfig
 from .gallery import TASK_DATA, Artist, Gallery, load_gallery
 from .person import SimulatedPerson
 from .study import Made, Metric, Study
@@ -78,7 +80,15 @@ class Drawer(SimulatedPerson):
         self.model.attach(*adapters)
         pictures = [item.picture for item in self.items]
         captions = [item.caption for item in self.items]
-        return list(self.model.errors(pictures, captions, draws=self.draws, seed=self.how.seed))
+        found = self._found(captions) if retrieval else []
+        errors = self.model.errors(
+            pictures,
+            captions,
+            draws=self.draws,
+            seed=self.how.seed,
+            references=[own for _, own in found],
+        )
+        return list(errors)
 
     def make(
         self, adapters: Sequence[Adapter], count: int, *, retrieval: bool = False
@@ -86,7 +96,20 @@ class Drawer(SimulatedPerson):
         """Draw the first ``count`` held-out captions."""
         self.model.attach(*adapters)
         captions = [item.caption for item in self.items[:count]]
-        return [Made(picture) for picture in self.model.generate(captions, self.how)]
+        found = self._found(captions) if retrieval else []
+        drawn = self.model.generate(captions, self.how, references=[own for _, own in found])
+        hits = [hits for hits, _ in found] or [()] * len(drawn)
+        return [Made(picture, used) for picture, used in zip(drawn, hits, strict=True)]
+
+    def _found(self, captions: Sequence[str]) -> list[tuple[tuple[Hit, ...], tuple[Picture, ...]]]:
+        """The device's own pictures that fit each caption best, as a request would find them."""
+        guided = (
+            self.device.guide(
+                caption, k=MOST_PICTURES, budget=MOST_PICTURES, cost=lambda _: 1, about=False
+            )
+            for caption in captions
+        )
+        return [self.model.pictured(guidance.exemplars) for guidance in guided]
 
 
 @dataclass(kw_only=True)
@@ -142,6 +165,9 @@ class PictureStudy(Study):
         "No device has a picture of a held-out caption.",
         "Losses and pictures come from the ONNX runtime; adapters were trained on its torch twin.",
     )
+    glossary: ClassVar = {
+        RETRIEVAL: "The base looks at the person's own pictures that fit the caption best.",
+    }
 
     def __post_init__(self) -> None:
         problems = [
@@ -167,6 +193,13 @@ class PictureStudy(Study):
     def towers(self) -> DrawingTowers:
         """Whose features pictures are compared in."""
         return drawing_towers()
+
+    def arms_of(self, package: Package) -> tuple[str, ...]:
+        """With retrieval too, where the base looks at pictures."""
+        if "image_tokens" not in package.manifest.details:
+            return self.arms
+        found, *others = self.arms
+        return (found, f"{found} + {RETRIEVAL}", *others, f"{others[-1]} + {RETRIEVAL}")
 
     def people(self, package: Package, config: SimulationConfig, folder: Path) -> list[Drawer]:
         """A device for everybody."""
