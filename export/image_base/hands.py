@@ -18,7 +18,9 @@ from .drawings import Drawings, Pixels
 __all__ = ["Hands", "many_hands", "redrawn"]
 
 _LEAST = 6  # drawings of a hand
-_HANDS = 12  # that a large team's drawings are divided among, in each copy
+_SEVERAL = 40  # before a copy's drawings are divided among hands
+_HANDS = 40  # that a large team's drawings are divided among, in each copy
+_ARTISTS = "clip art/"
 
 Rows = npt.NDArray[np.int64]
 
@@ -39,15 +41,19 @@ class Hands:
 
 
 def many_hands(drawings: Drawings, copies: int, seed: int) -> Hands:
-    """Every drawing as it is, and ``copies`` of it by hands of our own making."""
+    """Drawings by artists as they are, and ``copies`` of every one by hands of our own making.
+
+    Teams with a style token of their own are in the copies alone: the base knows their hands.
+    """
     rng = np.random.default_rng(seed)
     count = len(drawings)
     groups = _grouped(drawings.styles)
-    pixels, rows = [drawings.pixels], list(groups)
+    pixels = [drawings.pixels]
+    rows = [group for group in groups if drawings.styles[group[0]].startswith(_ARTISTS)]
     for copy in range(1, copies + 1):
         made = drawings.pixels.copy()
         for group in groups:
-            parts = min(_HANDS, len(group) // _LEAST)
+            parts = min(_HANDS, max(1, len(group) // _SEVERAL))
             for part in np.array_split(rng.permutation(group), parts):
                 made[part] = redrawn(drawings.pixels[part], rng)
                 rows.append(part + copy * count)

@@ -42,16 +42,21 @@ class LookPlan:
         copies: of every drawing by hands of our own making.
         like: share of pictures that are shown those of the same hand that show the most alike, as
             retrieval would find them; the others are shown any.
+        blur: standard deviation of noise in tokens, whose numbers are about one in size: without
+            it, drawings are remembered by their tokens.
+        decay: of weights.
         untold: share without a caption, and share without pictures.
         seed: of everything random.
     """
 
-    steps: int = 1000
+    steps: int = 400
     batch: int = 64
-    rank: int = 32
+    rank: int = 16
     rate: float = 1e-3
-    copies: int = 4
+    copies: int = 3
     like: float = 0.5
+    blur: float = 0.5
+    decay: float = 0.05
     untold: float = 0.1
     seed: int = 0
 
@@ -72,7 +77,7 @@ def learn_looking(
     twin = looking(base, {}).twin().requires_grad_(False)
     products = _products(twin, plan.rank)
     trained = [p for product in products.values() for p in product.parameters()]
-    optimizer = torch.optim.AdamW(trained, plan.rate, (0.9, 0.98), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(trained, plan.rate, (0.9, 0.98), weight_decay=plan.decay)
     for step in range(plan.steps):
         loss = _loss(twin, *examples.drawn(step))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -149,7 +154,8 @@ class _Examples:
         even = (rng.permutation(plan.batch) + rng.random(plan.batch)) / plan.batch
         normal = torch.special.ndtri(torch.from_numpy(even).clamp(1e-6, 1 - 1e-6))
         part = (latents, ids * told, noise, torch.sigmoid(normal).float())
-        return part, looks * seen[..., None]
+        blur = torch.from_numpy(rng.standard_normal(looks.shape, np.float32)) * (looks != 0)
+        return part, (looks + plan.blur * blur) * seen[..., None]
 
     def _picked(self, rows: Rows, rng: np.random.Generator) -> tuple[int, Rows]:
         """A drawing of a hand, and others by it that are looked at."""
