@@ -24,10 +24,13 @@ class Seen:
     Args:
         latents: ``(C, H, W)``.
         ids: token ids of its caption, ``(T,)``.
+        looks: image tokens ``(n, D)`` of at most four pictures that it is trained to be like; none:
+            of no picture.
     """
 
     latents: Array
     ids: npt.NDArray[np.int64]
+    looks: Array | None = None
 
 
 def checking_noise(example: Seen) -> Array:

@@ -88,7 +88,8 @@ class FederatedLearner(Generic[Example]):
 
     def records(self) -> list[Example]:
         """Examples of the records that may be federated."""
-        return self.twin.examples(self._own())
+        examples = self.twin.examples(self._own())
+        return examples if "record" in self.plan.units else self.twin.together(examples)
 
     def _own(self) -> list[Context]:
         return [r for r in self.device.training_records("federate") if self.twin.takes(r)]

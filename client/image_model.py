@@ -17,12 +17,13 @@ from ..shared.adapters import Adapter, Array
 from ..shared.contexts import Instruction
 from ..shared.diffusion_graph import DiffusionGraph
 from ..shared.errors import BadInputError
+from ..shared.image_tokens import MOST_PICTURES, ImageTower
 from ..shared.packages import Package
 from ..shared.pictures import Picture, Pixels
 from ..shared.prompts import Prompts
 from ..shared.sampler_config import Kind, SamplerConfig, training_levels
 from ..shared.samplers import Known, Sampler, denoise
-from .captioned import CHECKED_AT, Seen, checking_noise
+from .captioned import CHECKED_AT, Seen, captioned, checking_noise
 from .concepts import Concept
 from .engine import Adaptable, Guide
 from .retrieval import Hit
@@ -52,6 +53,9 @@ class Drawing:
         strength: with ``start``, how much of it is drawn anew, above 0 and at most 1: at 1 drawing
             begins from noise alone.
         mask: ``(H, W)``, with ``start``, where it may change; elsewhere its pixels stay.
+        references: at most four pictures to draw like, of any size, where the base looks at some;
+            the person's own that fit the prompt if not given.
+        reference_strength: how much they count, 0 and more; at 0 nothing is looked at.
     """
 
     steps: int | None = None
@@ -63,6 +67,8 @@ class Drawing:
     start: Picture | None = None
     strength: float = 0.7
     mask: Mask | None = None
+    references: tuple[Picture, ...] = ()
+    reference_strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.start is None:
@@ -71,6 +77,10 @@ class Drawing:
             raise BadInputError(f"guide must be 'base' or 'adapted', got {self.guide!r}")
         if self.seed < 0:
             raise BadInputError(f"seed must not be negative, got {self.seed}")
+        if not (np.isfinite(self.reference_strength) and self.reference_strength >= 0):
+            raise BadInputError(
+                f"reference_strength must be 0 or more, got {self.reference_strength}"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class Asked:
     how: Drawing
     concepts: tuple[Concept, ...] = ()
     used: tuple[Hit, ...] = ()
+    own: tuple[Picture, ...] = ()
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -90,10 +101,13 @@ class Asked:
 
     @property
     def reason(self) -> str:
-        """What of the person's the prompt names."""
-        if not self.concepts:
+        """What of the person's the prompt names or is like."""
+        by = [concept.word for concept in self.concepts]
+        if self.own:
+            by.append(f"{len(self.own)} of the person's own pictures")
+        if not by:
             return "the prompt names nothing of the person's own"
-        return f"personalised by {', '.join(concept.word for concept in self.concepts)}"
+        return f"personalised by {', '.join(by)}"
 
     @property
     def tokens(self) -> int:
@@ -103,7 +117,8 @@ class Asked:
     def fulfil(self) -> tuple[Picture, str]:
         """The picture; it is always whole."""
         self.model.use_tokens({concept.word: concept.rows for concept in self.concepts})
-        return self.model.generate([self.prompt], self.how)[0], "whole"
+        how = replace(self.how, references=self.own) if self.own else self.how
+        return self.model.generate([self.prompt], how)[0], "whole"
 
 
 class ImageModel(Adaptable):
@@ -113,6 +128,7 @@ class ImageModel(Adaptable):
         self._graph = DiffusionGraph(package, threads=threads)
         self._prompts = Prompts.of(package)
         self._rows: Array | None = None
+        self._tower = ImageTower.of(package)
         self._config = SamplerConfig.read(self._graph.details["sampler"])
         self.size: tuple[int, int] = tuple(self._graph.details["picture"])
         super().__init__(package, self._graph)
@@ -141,6 +157,8 @@ class ImageModel(Adaptable):
         prompts: Sequence[str],
         how: Drawing | None = None,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
+        *,
+        references: Sequence[Sequence[Picture]] = (),
     ) -> list[Picture]:
         """Draw one picture for every prompt.
 
@@ -148,15 +166,17 @@ class ImageModel(Adaptable):
             prompts: may use the words of :meth:`use_tokens`.
             how: settings; the base's own if not given.
             progress: told how many steps of how many are done.
+            references: for every prompt, pictures to draw like in place of the settings'.
 
         Raises:
-            BadInputError: no prompt, settings that the base's schedule cannot run, or a picture or
-                mask of another size than the base's.
+            BadInputError: no prompt, settings that the base's schedule cannot run, a picture or
+                mask of another size than the base's, or references that it cannot look at.
         """
         if not prompts:
             raise BadInputError("generate needs at least one prompt")
         how = how or Drawing()
         sampler = self._sampler(how)
+        looks = self._looks(references or [how.references] * len(prompts), how.reference_strength)
         first = 0 if how.start is None else sampler.first(how.strength)
         parts = range(0, len(prompts), _AT_ONCE)
         per_part = sampler.steps - first
@@ -167,8 +187,9 @@ class ImageModel(Adaptable):
             def told(done: int, _of: int, _x: Array, before: int = before) -> None:
                 progress(before + done, per_part * len(parts))
 
-            chosen = prompts[begin : begin + _AT_ONCE]
-            pictures += self._drawn(chosen, begin, how, sampler, first, told)
+            chosen = slice(begin, begin + _AT_ONCE)
+            shown = None if looks is None else looks[chosen]
+            pictures += self._drawn(prompts[chosen], begin, how, sampler, first, told, shown)
         return pictures
 
     def outputs(self, example: Seen) -> Array:
@@ -180,13 +201,20 @@ class ImageModel(Adaptable):
         return found
 
     def errors(
-        self, pictures: Sequence[Picture], captions: Sequence[str], *, draws: int, seed: int = 0
+        self,
+        pictures: Sequence[Picture],
+        captions: Sequence[str],
+        *,
+        draws: int,
+        seed: int = 0,
+        references: Sequence[Sequence[Picture]] = (),
     ) -> Array:
         """Denoising errors ``(B, draws)`` of captioned pictures under the live adapter.
 
         Every picture is shown at the same times, spread evenly, and with noise that depends on the
-        seed and its place alone.
+        seed and its place alone; ``references`` are as for :meth:`generate`.
         """
+        looks = self._looks(references or [()] * len(pictures), 1.0)
         times = (np.arange(draws) + 0.5) / draws
         alpha, sigma, steps = (x.astype(np.float32) for x in training_levels(self._config, times))
         rows = []
@@ -196,8 +224,9 @@ class ImageModel(Adaptable):
                 (draws, *clean.shape[1:]), np.float32
             )
             a, s = alpha[:, None, None, None], sigma[:, None, None, None]
+            seen = None if looks is None else np.repeat(looks[i : i + 1], draws, axis=0)
             found = self._graph.predict(
-                a * clean + s * noise, steps, np.repeat(hidden[None], draws, axis=0)
+                a * clean + s * noise, steps, np.repeat(hidden[None], draws, axis=0), seen
             )
             wanted = {
                 "epsilon": noise,
@@ -209,9 +238,28 @@ class ImageModel(Adaptable):
         return errors
 
     def request(self, instruction: Instruction, guide: Guide, how: Drawing | None = None) -> Asked:
-        """Prepare a picture, of the person's own things where the prompt names them."""
-        guidance = guide(budget=0, cost=len, about=False)
-        return Asked(self, instruction.text, how or Drawing(), guidance.concepts)
+        """Prepare a picture, of the person's own things where the prompt names them.
+
+        A base that looks at pictures is shown those of the person's that fit the prompt best,
+        unless ``how`` has others.
+        """
+        how = how or Drawing()
+        looking = self.looks and how.reference_strength > 0 and not how.references
+        guidance = guide(
+            budget=MOST_PICTURES if looking else 0, cost=lambda _: 1, about=False
+        )  # a budget of pictures
+        used, own = self.pictured(guidance.exemplars)
+        return Asked(self, instruction.text, how, guidance.concepts, used, own)
+
+    @property
+    def looks(self) -> bool:
+        """Whether the base looks at pictures that it is to draw like."""
+        return self._tower is not None
+
+    def pictured(self, hits: Sequence[Hit]) -> tuple[tuple[Hit, ...], tuple[Picture, ...]]:
+        """Those hits whose records have a picture, and the first picture of each."""
+        found = [(hit, p) for hit in hits for p, _ in captioned(hit.record, self.size)[:1]]
+        return tuple(hit for hit, _ in found), tuple(picture for _, picture in found)
 
     def predict(self, latents: Array, timestep: float, prompt: str) -> Array:
         """What the denoiser says about noisy latents ``(B, C, H, W)`` under the live adapter.
@@ -231,6 +279,19 @@ class ImageModel(Adaptable):
         config = self._config if how.sampler is None else replace(self._config, kind=how.sampler)
         return Sampler(config, steps)
 
+    def _looks(self, references: Sequence[Sequence[Picture]], strength: float) -> Array | None:
+        """Image tokens ``(B, n, D)`` for as many prompts; None where nothing is looked at."""
+        if not any(references) or strength == 0:
+            return None
+        if self._tower is None:
+            raise BadInputError(
+                f"base {self.base_id!r} looks at no pictures: leave references out, or build a "
+                "base that takes image tokens, such as drawings-32"
+            )
+        rows = [[p.resized(self.size) for p in pictures] for pictures in references]
+        looks: Array = strength * np.stack([self._tower.look(row) for row in rows])
+        return looks.astype(np.float32)
+
     def _embed(self, prompts: Sequence[str]) -> Array:
         return self._graph.embed(self._prompts.ids(prompts), self._rows)
 
@@ -242,6 +303,7 @@ class ImageModel(Adaptable):
         sampler: Sampler,
         first: int,
         progress: Callable[[int, int, Array], None],
+        looks: Array | None,
     ) -> list[Picture]:
         """Pictures ``begin``, ``begin + 1``... of all that were asked for."""
         count = len(prompts)
@@ -250,13 +312,23 @@ class ImageModel(Adaptable):
         untold = [] if guidance == 1 else [how.negative] * count
         hidden = self._embed([*prompts, *untold])
         conditions = self._conditions(len(hidden), how)
+        if looks is not None and untold:
+            looks = np.concatenate([looks, np.zeros_like(looks)])
 
         def predict(x: Array, timestep: npt.NDArray[np.number]) -> Array:
             shown, times = np.concatenate([x, *conditions], axis=1), timestep.astype(np.float32)
             if how.guide == "adapted" or not untold or self._graph.adapter is None:
-                return self._graph.predict(shown, times, hidden)
-            told = self._graph.predict(shown[:count], times[:count], hidden[:count])
-            bare = self._graph.predict(shown[count:], times[count:], hidden[count:], bare=True)
+                return self._graph.predict(shown, times, hidden, looks)
+            told, bare = (
+                self._graph.predict(
+                    shown[rows],
+                    times[rows],
+                    hidden[rows],
+                    None if looks is None else looks[rows],
+                    bare=bare,
+                )
+                for rows, bare in ((np.s_[:count], False), (np.s_[count:], True))
+            )
             return np.concatenate([told, bare])
 
         x, known = sampler.initial(noise), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..shared.diffusion_graph import MODULES, PARTS, config_file, graph_file, ta
 from ..shared.errors import BadInputError
 from ..shared.forms import Directions
 from ..shared.image_networks import module_config
+from ..shared.image_tokens import TOWER
 from ..shared.packages import Package, open_package
 from ..shared.pictures import Picture
 from ..shared.twin import cast_weights, fast_dtype
@@ -79,6 +81,8 @@ def build_image_base(
     with staged(folder) as work:
         saved = {part: _save(part, source, work, plan, say) for part in PARTS}
         (work / TOKENIZER).write_text(source.tokenizer_json)
+        if source.tower is not None:
+            shutil.copyfile(source.tower[0], work / TOWER)
         for name in MODULES:
             config = module_config(source.twin.get_submodule(name))
             (work / config_file(name)).write_text(json.dumps(config, indent=1))
@@ -128,17 +132,24 @@ def _directions(
 
 @torch.no_grad()
 def _denoising(source: ImageSource, public: Sequence[CaptionedPicture]) -> list[Denoising]:
-    """Every public picture at several times, which are spread evenly over all of them."""
+    """Every public picture at several times, which are spread evenly over all of them.
+
+    A base that looks at pictures sees each among others: alone, its key would tell nothing.
+    """
     generator = torch.Generator().manual_seed(0)
     signals = torch.from_numpy(Picture.stacked(p.resized(source.picture) for p, _ in public))
     latents = source.twin.latents(signals)
     ids = torch.from_numpy(source.prompts.ids([caption for _, caption in public]))
+    looks = source.look([picture for picture, _ in public])
     count = _DRAWS * len(public)
     times = (torch.randperm(count, generator=generator) + 0.5) / count
     noise = torch.randn(count, *source.latent, generator=generator)
+    each = [i % len(public) for i in range(count)]
     return [
-        Denoising(latents[i % len(public)], noise[i], ids[i % len(public)], float(times[i]))
-        for i in range(count)
+        Denoising(
+            latents[row], noise[i], ids[row], float(times[i]), None if looks is None else looks[row]
+        )
+        for i, row in enumerate(each)
     ]
 
 

@@ -116,7 +116,9 @@ class _Networks(Protocol):
 
     def embed(self, ids: Ints) -> Array: ...
 
-    def predict(self, sample: Array, timestep: Array, hidden: Array) -> Array: ...
+    def predict(
+        self, sample: Array, timestep: Array, hidden: Array, image_tokens: Array | None = None
+    ) -> Array: ...
 
     def pictures(self, latents: Array) -> Array: ...
 
@@ -128,8 +130,11 @@ class _Torch:
     def embed(self, ids: Ints) -> Array:
         return self._ran(self._twin.embed, ids)
 
-    def predict(self, sample: Array, timestep: Array, hidden: Array) -> Array:
-        return self._ran(self._twin.predict, sample, timestep, hidden)
+    def predict(
+        self, sample: Array, timestep: Array, hidden: Array, image_tokens: Array | None = None
+    ) -> Array:
+        looks = [] if image_tokens is None else [image_tokens]
+        return self._ran(self._twin.predict, sample, timestep, hidden, *looks)
 
     def pictures(self, latents: Array) -> Array:
         return self._ran(self._twin.pictures, latents)
@@ -150,13 +155,19 @@ class _Case:
         rng = np.random.default_rng(0)
         self._noise = rng.standard_normal((count, *source.latent), np.float32)
         self._conditions = source.unknown().numpy()
+        width = source.twin.image_width
+        self._looks = rng.standard_normal((2 * count, 3, width), np.float32) if width else None
 
     def predicted(self, networks: _Networks) -> Array:
-        """Predictions at times that are spread over the schedule, ``(2 B, C, H, W)``."""
+        """Predictions at times that are spread over the schedule, ``(2 B, C, H, W)``.
+
+        A base that looks at pictures is shown image tokens, which are noise.
+        """
         noise = np.concatenate([self._noise, self._noise])
         share = (np.arange(len(noise), dtype=np.float32) + 0.5) / len(noise)
         timestep = np.floor(share * self._source.sampler.train_steps)
-        return networks.predict(self._shown(noise), timestep, networks.embed(self._ids))
+        hidden = networks.embed(self._ids)
+        return networks.predict(self._shown(noise), timestep, hidden, self._looks)
 
     def drawn(self, networks: _Networks) -> Array:
         """Finished pictures ``(B, 3, h, w)``, cut to -1..1."""

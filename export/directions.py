@@ -158,12 +158,16 @@ def language_loss(model: PreTrainedModel) -> Loss[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Denoising:
-    """A public picture with noise in it: latents and noise ``(C, H, W)``, ids ``(T,)``, 0..1."""
+    """A public picture with noise in it: latents and noise ``(C, H, W)``, ids ``(T,)``, 0..1.
+
+    And image tokens ``(n, D)`` to look at, where the base takes them.
+    """
 
     clean: torch.Tensor
     noise: torch.Tensor
     ids: torch.Tensor
     time: float
+    looks: torch.Tensor | None = None
 
 
 def denoising_loss(
@@ -195,7 +199,9 @@ def denoising_loss(
         alpha, sigma = (x[:, None, None, None] for x in (alpha, sigma))
         noisy = alpha * clean + sigma * noise
         given = torch.cat([noisy, conditions.expand(len(noisy), -1, -1, -1)], 1)
-        found = twin(given, told.float(), ids).float()
+        looks = [e.looks for e in examples if e.looks is not None]
+        shown = {"image_tokens": torch.stack(looks)} if looks else {}
+        found = twin(given, told.float(), ids, **shown).float()
         wanted = {
             "flow": lambda: noise - clean,
             "v": lambda: alpha * noise - sigma * clean,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..shared.errors import BadInputError, PackageNotFoundError
 from ..shared.image_networks import PATCH, DiffusionTwin
+from ..shared.image_tokens import MOST_PICTURES, ImageTower
+from ..shared.metrics.towers import FOLDER
 from ..shared.pictures import Picture
 from ..shared.prompts import Prompts
 from ..shared.sampler_config import Kind, SamplerConfig, from_diffusers
 from .image_base.drawings import SIDE
+from .image_base.looking import FEATURES, LOOKS, looking, read_looks
 from .image_base.model import ImageBase
 from .image_base.sample import GUIDANCE
 from .image_base.tokens import PAD_ID
@@ -74,6 +77,8 @@ class ImageSource:
         sampler: its noise schedule, what it predicts, and how it is usually run.
         steps: of a drawing, usually.
         guidance: of a drawing, usually.
+        tower: what it sees pictures with, where it looks at some, and the features that it takes;
+            see :mod:`locavore.shared.image_tokens`.
     """
 
     name: str
@@ -89,6 +94,7 @@ class ImageSource:
     guidance: float
     licence: str
     origin: str
+    tower: tuple[Path, tuple[str, ...]] | None = None
 
     @property
     def sample(self) -> tuple[int, int, int]:
@@ -118,7 +124,23 @@ class ImageSource:
             "special": dict(self.special),
             "conditions": self.conditions,
             "sampler": self.sampler.plain(),
+            **self._image_tokens(),
         }
+
+    def _image_tokens(self) -> dict[str, Any]:
+        if self.tower is None:
+            return {}
+        width, features = self.twin.image_width, self.tower[1]
+        return {"image_tokens": {"width": width, "features": features}}
+
+    def look(self, pictures: Sequence[Picture]) -> torch.Tensor | None:
+        """Image tokens ``(N, 4, D)``, of each picture and the next three; None without a tower."""
+        if self.tower is None:
+            return None
+        tower = ImageTower(*self.tower, self.twin.image_width)
+        seen = tower.tokens(np.stack([p.resized(self.picture).pixels for p in pictures]))
+        nearby = np.arange(len(seen))[:, None] + np.arange(MOST_PICTURES)
+        return torch.from_numpy(seen[nearby % len(seen)])
 
     @torch.no_grad()
     def unknown(self) -> torch.Tensor:
@@ -195,9 +217,11 @@ def load_public(folder: Path | None = None) -> list[CaptionedPicture]:
 
 def own_source(base: ImageBase, name: str, *, origin: str, licence: str) -> ImageSource:
     """A base of the built-in kind."""
+    twin = base.twin().requires_grad_(False).eval()
     return ImageSource(
         name=name,
-        twin=base.twin().requires_grad_(False).eval(),
+        twin=twin,
+        tower=(FOLDER / "images.onnx", FEATURES) if twin.image_width else None,
         tokenizer_json=base.tokenizer.to_str(),
         special={"bos": None, "eos": None, "pad": PAD_ID},
         tokens=base.plan.tokens,
@@ -217,8 +241,11 @@ def _embedded() -> ImageSource:
             f"this installation does not hold the weights of {DRAWINGS!r} in {_EMBEDDED}; "
             "docs/base-image.md says how they are made"
         )
+    base = ImageBase.load(_EMBEDDED)
+    if (_EMBEDDED / LOOKS).is_file():
+        base = looking(base, read_looks(_EMBEDDED / LOOKS))
     return own_source(
-        ImageBase.load(_EMBEDDED),
+        base,
         DRAWINGS,
         origin="trained by locavore on freely licensed drawings; docs/base-image.md says how",
         licence="Apache-2.0",

@@ -7,13 +7,15 @@ Four graphs, ``PART.onnx``, with a dynamic batch and everything else fixed; all 
   inversion, Gal et al., arXiv:2208.01618). One zero row stands for none.
 - ``denoiser``: ``sample (B, C, H, W)``, ``timestep (B,)``, ``hidden`` and LoRA ports
   (:mod:`.ported_graph`) to ``prediction``, shaped like latents. ``C`` is the latents' channels and
-  after them those of the manifest's ``conditions``, in their order.
+  after them those of the manifest's ``conditions``, in their order. A base that looks at pictures
+  also takes ``image_tokens (B, n, D)`` (:mod:`.image_tokens`).
 - ``decoder``: ``latents (B, C, H, W)`` to ``pictures (B, 3, h, w)`` in -1..1; ``encoder`` undoes
   it.
 
 The manifest's details: ``ports``, ``latent`` ``[C, H, W]``, ``picture`` ``[h, w]``, ``tokens`` (T),
 ``vocabulary``, ``token_width`` (D), ``special`` (ids of ``bos``, ``eos``, ``pad``), ``conditions``
-(name and channels), ``sampler``, ``steps`` and ``guidance``.
+(name and channels), ``sampler``, ``steps`` and ``guidance``, and ``image_tokens`` where it looks at
+pictures.
 """
 
 from __future__ import annotations
@@ -117,13 +119,28 @@ class DiffusionGraph:
         return self._ran(self._text, fed, "hidden")
 
     def predict(
-        self, sample: Array, timestep: Array, hidden: Array, *, bare: bool = False
+        self,
+        sample: Array,
+        timestep: Array,
+        hidden: Array,
+        image_tokens: Array | None = None,
+        *,
+        bare: bool = False,
     ) -> Array:
         """What the denoiser says about noisy latents (and conditions).
 
-        It says it under the live adapter, or, where ``bare``, as if none were live.
+        Args:
+            sample: ``(B, C, H, W)``.
+            timestep: ``(B,)``.
+            hidden: ``(B, T, D)``.
+            image_tokens: ``(B, n, D)``, where the base looks at pictures; none if not given.
+            bare: whether it says it as if no adapter were live.
         """
         fed = {"sample": sample, "timestep": timestep, "hidden": hidden}
+        if "image_tokens" in self._denoiser.inputs:
+            width = self._denoiser.inputs["image_tokens"][2]
+            none = np.zeros((len(sample), 1, width), np.float32)
+            fed["image_tokens"] = none if image_tokens is None else image_tokens
         return self._ran(self._denoiser, fed, "prediction", bare=bare)
 
     def pictures(self, latents: Array) -> Array:

@@ -16,6 +16,7 @@ from .errors import PackageError
 
 __all__ = [
     "Decoder",
+    "DecoupledAttention",
     "DiffusionTwin",
     "PatchAutoencoder",
     "PatchCode",
@@ -196,6 +197,18 @@ class DiffusionTwin(nn.Module):
         super().__init__()
         self.text_encoder, self.denoiser = text_encoder, denoiser
         self.autoencoder = autoencoder
+        if self.takes_image_tokens:
+            _decouple(denoiser, text_encoder.config["tokens"])  # type: ignore[index,arg-type]
+
+    @property
+    def takes_image_tokens(self) -> bool:
+        """Whether the denoiser looks at pictures beside the prompt."""
+        return self.image_width > 0
+
+    @property
+    def image_width(self) -> int:
+        """Of image tokens, ``D``; 0 where it takes none."""
+        return getattr(self.denoiser.config, "added_kv_proj_dim", None) or 0
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor, input_ids: torch.Tensor, **given: Any
@@ -206,7 +219,8 @@ class DiffusionTwin(nn.Module):
             sample: ``(B, C, H, W)``: latents, and conditions after them where the base has some.
             timestep: ``(B,)``, on the scale of the base's schedule.
             input_ids: the prompt.
-            given: whatever else the denoiser takes, by its name.
+            given: ``image_tokens (B, n, D)`` of pictures to look at, where the base takes them, and
+                whatever else the denoiser takes, by its name.
         """
         return self.predict(sample, timestep, self.embed(input_ids), **given)
 
@@ -216,11 +230,18 @@ class DiffusionTwin(nn.Module):
         return hidden
 
     def predict(
-        self, sample: torch.Tensor, timestep: torch.Tensor, hidden: torch.Tensor, **given: Any
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        hidden: torch.Tensor,
+        image_tokens: torch.Tensor | None = None,
+        **given: Any,
     ) -> torch.Tensor:
         """:meth:`forward` for a prompt that :meth:`embed` has read."""
         dtype = next(self.denoiser.parameters()).dtype
         sample, hidden = sample.to(dtype), hidden.to(dtype)
+        if image_tokens is not None:
+            given["encoder_hidden_states_image"] = image_tokens.to(dtype)
         video = type(self.denoiser).__name__ in _VIDEO
         found: torch.Tensor = self.denoiser(
             sample[:, :, None] if video else sample,
@@ -248,6 +269,63 @@ class DiffusionTwin(nn.Module):
         shift, scale = _scaling(self.autoencoder)
         found: torch.Tensor = self.autoencoder.decode(latents / scale + shift).sample  # type: ignore[operator]
         return found
+
+
+class DecoupledAttention:
+    """Wan's attention to a prompt and, apart from it, to tokens of pictures: their sum.
+
+    Keys of both are normalized, values are not, and no bias is added to them: tokens of zeros add
+    nothing, and tokens ``s`` times as large add ``s`` times as much. diffusers' own processor
+    takes a prompt of 512 tokens for granted. Source: Ye et al., arXiv:2308.06721, Equation 5.
+
+    Args:
+        prompt: tokens of a prompt; those of pictures stand in front of it.
+    """
+
+    def __init__(self, prompt: int) -> None:
+        self.prompt = prompt
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Attend, as diffusers calls its processors; states are ``(B, S, D)``."""
+        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        pictures = read[:, : -self.prompt] if attn.add_k_proj is not None else read[:, :0]
+        read = read[:, pictures.shape[1] :]
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(read))
+        query, key, value = (_heads(x, attn.heads) for x in (query, key, attn.to_v(read)))
+        if rotary_emb is not None:
+            query, key = (self.rotated(x, *rotary_emb) for x in (query, key))
+        found = scaled_dot_product_attention(query, key, value, attention_mask)
+        if pictures.shape[1]:
+            key = _heads(attn.norm_added_k(attn.add_k_proj(pictures)), attn.heads)
+            value = _heads(attn.add_v_proj(pictures), attn.heads)
+            found = found + scaled_dot_product_attention(query, key, value)
+        result: torch.Tensor = attn.to_out[0](found.transpose(1, 2).flatten(2))
+        return result
+
+    def rotated(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Turn pairs of neighbours; ``cos`` and ``sin`` are ``(1, S, 1, hs)``, each value twice."""
+        even, odd = x[..., ::2], x[..., 1::2]  # (B, nh, S, hs / 2)
+        cos, sin = (c[0, :, 0, ::2] for c in (cos, sin))
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+        return turned.flatten(-2).type_as(x)
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)  # (B, nh, S, hs)
+
+
+def _decouple(denoiser: Any, prompt: int) -> None:
+    """Let a denoiser read image tokens, which come in its own width, as they are."""
+    denoiser.condition_embedder.image_embedder = nn.Identity()
+    denoiser.set_attn_processor(DecoupledAttention(prompt))
 
 
 _VIDEO = ("WanTransformer3DModel",)  # take a frame axis: a picture is one frame

@@ -226,6 +226,20 @@ def image_packages(
 
 
 @pytest.fixture(scope="session")
+def looking_package(tmp_path_factory: pytest.TempPathFactory, key: Ed25519PrivateKey) -> Package:
+    """A tiny image base that looks at pictures, in float32."""
+    pytest.importorskip("onnx_ir", reason="needs the extra 'export'")
+    pytest.importorskip("diffusers", reason="needs the extra 'export'")
+    from locavore.export.build_images import ImagePlan, build_image_base
+
+    from .tiny_images import looking_tiny_source, public_pictures
+
+    plan = ImagePlan(precision="float32", direction_rank=2, public=public_pictures())
+    folder = tmp_path_factory.mktemp("looking") / "package"
+    return build_image_base(looking_tiny_source(), folder, plan, key)[0]
+
+
+@pytest.fixture(scope="session")
 def _session_model(package: Package) -> TextModel:
     return TextModel(package, threads=1)
 

@@ -54,6 +54,33 @@ def own_tiny_source() -> ImageSource:
     return own_source(own_tiny_base(), "tiny-drawings", origin="made by a test", licence="none")
 
 
+def looking_tiny_source() -> ImageSource:
+    """The same, with random keys and values for image tokens."""
+    from dataclasses import replace
+
+    import torch
+
+    from locavore.export.image_base.looking import looking
+    from locavore.export.image_sources import own_source
+
+    base = own_tiny_base()
+    names = [
+        f"blocks.{i}.attn2.{projection}"
+        for i in range(base.plan.layers)
+        for projection in ("add_k_proj", "add_v_proj")
+    ]
+    torch.manual_seed(2)
+    width = base.plan.width
+    factors = {
+        name: (torch.randn(width, 8) / width**0.5, torch.randn(8, width) / 8**0.5) for name in names
+    }
+    source = own_source(
+        looking(base, factors), "tiny-looking", origin="made by a test", licence="none"
+    )
+    assert source.tower is not None
+    return replace(source, tower=(source.tower[0], ("concepts",)))  # as wide as this base
+
+
 def own_tiny_base() -> ImageBase:
     """Our own kind, with random weights in every layer."""
     import torch

@@ -73,6 +73,13 @@ class AdaptedTwin(ABC, Generic[Example]):
     def reseed(self, seed: int) -> None:  # many twins draw nothing
         """Begin anew whatever is drawn at random for examples, such as times and noise."""
 
+    def together(self, examples: Sequence[Example]) -> list[Example]:
+        """One person's examples, shown each other where the twin can do that.
+
+        Their losses then depend on one another: not for privacy that is stated for records.
+        """
+        return list(examples)
+
     def length(self, example: Example) -> int:
         """What examples are sorted by, so that short ones are padded little."""
         return 0

@@ -7,11 +7,13 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ...shared.adapters import Array
 from ...shared.contexts import Context
 from ...shared.image_networks import DiffusionTwin
+from ...shared.image_tokens import MOST_PICTURES, ImageTower, shown
 from ...shared.packages import Package
 from ...shared.pictures import Picture
 from ...shared.prompts import Prompts
@@ -36,11 +38,15 @@ class Draws:
             example's clipped gradient says more (De et al., arXiv:2204.13650, §3.2).
         untold: share of draws without the caption, which guidance needs (Ho and Salimans,
             arXiv:2207.12598, Algorithm 1).
+        looking: whether examples look at pictures, where the base does: at their own (as Ye et al.,
+            arXiv:2308.06721, train), or :meth:`~ImageTwin.together` at one another's. A share
+            ``untold`` of the draws sees none.
         seed: of all draws. They are public: privacy comes from the plan's noise alone.
     """
 
     each: int = 2
     untold: float = 0.1
+    looking: bool = False
     seed: int = 0
     generator: torch.Generator = field(init=False, repr=False)
 
@@ -51,6 +57,10 @@ class Draws:
         """``(count, each)`` in 0..1; those of one example are spread evenly."""
         order = torch.rand(count, self.each, generator=self.generator).argsort(1)
         return (order + torch.rand(count, self.each, generator=self.generator)) / self.each
+
+    def told(self, count: int) -> torch.Tensor:
+        """``(count, each, 1)``, which of them are given something."""
+        return torch.rand(count, self.each, 1, generator=self.generator) >= self.untold
 
 
 class ImageTwin(AdaptedTwin[Seen]):
@@ -63,6 +73,7 @@ class ImageTwin(AdaptedTwin[Seen]):
         sampler: the base's schedule.
         size: of its pictures, height and width.
         draws: of times and noise.
+        tower: what the base sees pictures with, where it looks at some.
     """
 
     modality = "image"
@@ -77,10 +88,11 @@ class ImageTwin(AdaptedTwin[Seen]):
         sampler: SamplerConfig,
         size: tuple[int, int],
         draws: Draws | None = None,
+        tower: ImageTower | None = None,
     ) -> None:
         super().__init__(model, base_id)
         self.prompts, self.size, self.draws = prompts, size, draws or Draws()
-        self.diffusion = diffusion_of(sampler)
+        self.diffusion, self.tower = diffusion_of(sampler), tower
         self._untold = torch.from_numpy(prompts.ids([""])[0])
 
     @classmethod
@@ -94,6 +106,7 @@ class ImageTwin(AdaptedTwin[Seen]):
             prompts=Prompts.of(package),
             sampler=SamplerConfig.read(details["sampler"]),
             size=tuple(details["picture"]),
+            tower=ImageTower.of(package),
         )
 
     def named(self, words: Mapping[str, int]) -> ImageTwin:
@@ -127,21 +140,51 @@ class ImageTwin(AdaptedTwin[Seen]):
         ids = self.prompts.ids([caption for _, caption in pairs])
         with torch.no_grad():
             latents = self.model.latents(signals.to(self._device)).float().cpu().numpy()
-        return [Seen(own, row) for own, row in zip(latents, ids, strict=True)]
+        looks: Sequence[Array | None] = [None] * len(pairs)
+        if self.tower is not None and self.draws.looking:
+            tokens = self.tower.tokens(np.stack([picture.pixels for picture, _ in pairs]))
+            looks = list(tokens[:, None])
+        return [Seen(*one) for one in zip(latents, ids, looks, strict=True)]
+
+    def together(self, examples: Sequence[Seen]) -> list[Seen]:
+        """Each looks at up to four others, drawn for it once, in place of its own picture."""
+        count = len(examples)
+        if count < 2 or examples[0].looks is None:
+            return list(examples)
+        rng = np.random.default_rng(self.draws.seed)
+        own = np.concatenate([example.looks for example in examples])  # (N, D)
+        others = (1 + _several(rng, count - 1) for _ in examples)
+        return [
+            replace(example, looks=own[(i + steps) % count])
+            for i, (example, steps) in enumerate(zip(examples, others, strict=True))
+        ]
 
     def collate(self, rows: Sequence[Seen]) -> Batch:
-        """``clean`` and ``noise (B, D, C, H, W)``, ``time (B, D)`` and ``input_ids (B, D, T)``."""
+        """``clean`` and ``noise (B, D, C, H, W)``, ``time (B, D)`` and ``input_ids (B, D, T)``.
+
+        And ``image_tokens (B, D, n, W)`` where the base looks at pictures.
+        """
         count, each = len(rows), self.draws.each
         clean = torch.from_numpy(np.stack([row.latents for row in rows]))
         clean = clean[:, None].expand(-1, each, -1, -1, -1)
         ids = torch.from_numpy(np.stack([row.ids for row in rows]))
-        told = torch.rand(count, each, 1, generator=self.draws.generator) >= self.draws.untold
-        return {
+        told = self.draws.told(count)
+        batch = {
             "clean": clean,
             "noise": torch.randn(clean.shape, generator=self.draws.generator),
             "time": self.draws.times(count),
             "input_ids": torch.where(told, ids[:, None], self._untold),
         }
+        if self.tower is not None:
+            batch["image_tokens"] = self._looked_at(self.tower, rows)
+        return batch
+
+    def _looked_at(self, tower: ImageTower, rows: Sequence[Seen]) -> torch.Tensor:
+        none = np.zeros((0, tower.width), np.float32)
+        tokens = np.stack([shown(none if row.looks is None else row.looks) for row in rows])
+        if not tokens.any():
+            return torch.zeros(len(rows), self.draws.each, 1, tower.width)
+        return torch.from_numpy(tokens)[:, None] * self.draws.told(len(rows))[..., None]
 
     def reseed(self, seed: int) -> None:
         """Begin the draws anew."""
@@ -182,7 +225,16 @@ class ImageTwin(AdaptedTwin[Seen]):
         signals = rng.uniform(-1, 1, (count, *self.size, 3))
         pictures = [Picture.of_signal(signal.transpose(2, 0, 1)) for signal in signals]
         vocabulary = sorted(self.prompts.tokenizer.get_vocab())
-        return self.seen([(p, before + vocabulary[-1 - i]) for i, p in enumerate(pictures)])
+        found = self.seen([(p, before + vocabulary[-1 - i]) for i, p in enumerate(pictures)])
+        if self.tower is None:
+            return found
+        looks = rng.standard_normal((count, 1, self.tower.width)).astype(np.float32)
+        return [replace(seen, looks=own) for seen, own in zip(found, looks, strict=True)]
+
+
+def _several(rng: np.random.Generator, most: int) -> npt.NDArray[np.int64]:
+    """Up to as many different numbers below ``most`` as pictures can be looked at."""
+    return rng.choice(most, min(most, MOST_PICTURES), replace=False)
 
 
 def diffusion_of(sampler: SamplerConfig) -> Diffusion:

@@ -207,10 +207,10 @@ class SliceTrainer:
         beta: float | None,
     ) -> tuple[AdaptedTwin[Any], list[Any]]:
         if objective == "sft":
-            return self.twin, self.twin.examples(records)
+            return self.twin, self.twin.together(self.twin.examples(records))
         found = choices(records, filter(self._judges, before))
         if not found:
-            return self.twin, self.twin.examples(likes(records))
+            return self.twin, self.twin.together(self.twin.examples(likes(records)))
         pairs = open_pairs(self.twin, beta=beta)
         return pairs, pairs.chosen(found)
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from . import recipe
+from .learn_looking import LookPlan
 from .mend import MendPlan
 from .model import ImageBase, ModelPlan
 from .sample import draw, sheet
@@ -20,7 +21,7 @@ def main() -> None:
         "step",
         choices=[
             *("fetch", "render", "start", "mend", "train", "judge", "pack", "devices", "sheet"),
-            *("tower", "pack-tower"),
+            *("tower", "pack-tower", "look"),
         ],
     )
     parser.add_argument("--work", type=Path, required=True, help="folder for everything")
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--captions", nargs="*", default=["red apple", "cat face"])
     given = parser.parse_args()
-    if given.step in ("pack", "pack-tower", "devices") and given.out is None:
+    if given.step in ("pack", "pack-tower", "devices", "look") and given.out is None:
         parser.error(f"{given.step} needs --out FOLDER")
     if given.step == "fetch":
         recipe.fetch(given.work)
@@ -53,6 +54,9 @@ def main() -> None:
         recipe.train(given.work, plan, given.every, given.processes)
     elif given.step == "tower":
         recipe.tower(given.work, TowerPlan(steps=given.steps or TowerPlan.steps, seed=given.seed))
+    elif given.step == "look":
+        look = LookPlan(steps=given.steps or LookPlan.steps, seed=given.seed)
+        recipe.look(given.work, given.out, look)
     elif given.step == "pack-tower":
         recipe.pack_tower(given.work, given.out)
     else:

@@ -19,6 +19,8 @@ from . import assets
 from .devices import device_drawings, write_devices
 from .drawings import Drawings, list_drawings, render_all
 from .judge import recognised
+from .learn_looking import LookPlan, learn_looking
+from .looking import LOOKS, write_looks
 from .mend import MendPlan, train_decoder
 from .model import ImageBase, ModelPlan
 from .pictures import fit_patch_code, picture_tensor
@@ -34,6 +36,7 @@ __all__ = [
     "devices",
     "fetch",
     "judge",
+    "look",
     "mend",
     "pack",
     "pack_tower",
@@ -200,6 +203,22 @@ def pack(work: Path, folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         print(f"{path.name}: {path.stat().st_size} bytes, sha256 {digest}")
+
+
+def look(work: Path, folder: Path, plan: LookPlan) -> None:
+    """Train the packed base of a folder to look at pictures, and write what is added there."""
+    torch.set_num_threads(1)
+    losses: list[float] = []
+
+    def say(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 50 == 0 or step == plan.steps:
+            seconds = time.process_time()
+            print(f"step {step} loss {np.mean(losses):.4f} processor {seconds:.0f}", flush=True)
+            losses.clear()
+
+    base = ImageBase.load(folder)
+    write_looks(learn_looking(base, base_drawings(work)[0], plan, say), folder / LOOKS)
 
 
 def train(work: Path, plan: TrainPlan, every: int, processes: int) -> None:

@@ -28,7 +28,7 @@ from .model import ImageBase
 from .pictures import picture_tensor
 from .tokens import style_token
 
-__all__ = ["Examples", "Run", "TrainPlan", "drawing_weights"]
+__all__ = ["Examples", "Run", "TrainPlan", "drawing_weights", "fast"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +247,7 @@ def flow_loss(
     """
     level = time[:, None, None, None]
     noisy = (1 - level) * latents + level * noise
-    with _fast():
+    with fast():
         text = networks["text_encoder"](input_ids=ids)[0]
         (found,) = networks["denoiser"](
             noisy[:, :, None],
@@ -260,7 +260,7 @@ def flow_loss(
 
 
 @contextmanager
-def _fast() -> Iterator[None]:
+def fast() -> Iterator[None]:
     """bfloat16 products, and plain attention: the fused kernel is slow backwards on 16 tokens."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)

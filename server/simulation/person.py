@@ -71,7 +71,7 @@ class SimulatedPerson(ABC):
     def examples(self, twin: AdaptedTwin[Any]) -> list[Any]:
         """What the private adapter is trained on."""
         records = self.device.training_records("train")
-        return twin.examples([record for record in records if twin.takes(record)])
+        return twin.together(twin.examples([r for r in records if twin.takes(r)]))
 
     def ledger(self, delta: float) -> Ledger:
         """What the device's records have paid."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from ...client.captioned import picture_record
 from ...client.device import Device
 from ...client.federated import MIN_RECORDS, records_needed
 from ...client.image_model import Drawing, ImageModel
+from ...client.retrieval import Hit
 from ...shared.adapters import Adapter, Array
 from ...shared.contexts import (
     Consent,
@@ -29,11 +30,12 @@ from ...shared.contexts import (
     UserProfile,
 )
 from ...shared.errors import BadInputError
+from ...shared.image_tokens import MOST_PICTURES
 from ...shared.metrics.towers import drawing_towers
 from ...shared.packages import Package
 from ...shared.pictures import Picture, Pixels
 from ...shared.tasks import TASKS, ContextKind
-from .config import BASE, PRIVATE, SHARED, SimulationConfig
+from .config import BASE, PRIVATE, RETRIEVAL, SHARED, SimulationConfig
 from .gallery import Artist, Gallery
 from .gallery import Picture as Shown
 from .gallery.pictures import Mask
@@ -114,7 +116,15 @@ class Drawer(SimulatedPerson):
         self._wear(adapters)
         pictures = [item.picture for item in self.items]
         captions = [item.caption for item in self.items]
-        return list(self.model.errors(pictures, captions, draws=self.draws, seed=self.how.seed))
+        found = self._found(captions) if retrieval else []
+        errors = self.model.errors(
+            pictures,
+            captions,
+            draws=self.draws,
+            seed=self.how.seed,
+            references=[own for _, own in found],
+        )
+        return list(errors)
 
     def make(
         self, adapters: Sequence[Adapter], count: int, *, retrieval: bool = False
@@ -122,24 +132,39 @@ class Drawer(SimulatedPerson):
         """Draw ``count`` held-out captions."""
         self._wear(adapters)
         items = self.asked(count)
+        captions = [item.caption for item in items]
+        found = self._found(captions) if retrieval else [((), ())] * len(items)
+        references = [own for _, own in found]
         if self.drawn_on is None:
-            drawn = self.model.generate([item.caption for item in items], self.how)
+            drawn = self.model.generate(captions, self.how, references=references)
         else:
-            drawn = [self._drawn(item, place) for place, item in enumerate(items)]
-        return [Made(picture) for picture in drawn]
+            drawn = [
+                self._drawn(item, references[place], place) for place, item in enumerate(items)
+            ]
+        return [Made(picture, hits) for picture, (hits, _) in zip(drawn, found, strict=True)]
 
     def _wear(self, adapters: Sequence[Adapter]) -> None:
         self.model.use_tokens(self.words)
         self.model.attach(*adapters)
 
-    def _drawn(self, item: Item, place: int) -> Picture:
+    def _drawn(self, item: Item, references: Sequence[Picture], place: int) -> Picture:
         """On the picture that the task gives, whatever was behind the mask."""
         assert self.drawn_on is not None
         start, mask = self.drawn_on(item.shown)
         how = replace(
             self.how, seed=self.how.seed + place, start=Picture(start), mask=mask, strength=1.0
         )
-        return self.model.generate([item.caption], how)[0]
+        return self.model.generate([item.caption], how, references=[references])[0]
+
+    def _found(self, captions: Sequence[str]) -> list[tuple[tuple[Hit, ...], tuple[Picture, ...]]]:
+        """The device's own pictures that fit each caption best, as a request would find them."""
+        guided = (
+            self.device.guide(
+                caption, k=MOST_PICTURES, budget=MOST_PICTURES, cost=lambda _: 1, about=False
+            )
+            for caption in captions
+        )
+        return [self.model.pictured(guidance.exemplars) for guidance in guided]
 
 
 @dataclass(kw_only=True)
@@ -171,6 +196,9 @@ class PictureStudy(Study):
     )
     held_out: ClassVar = "pictures"
     arms: ClassVar[tuple[str, ...]] = (BASE, SHARED, f"{SHARED} + {PRIVATE}")
+    glossary: ClassVar = {
+        RETRIEVAL: "The base looks at the person's own pictures that fit the caption best.",
+    }
 
     def __post_init__(self) -> None:
         problems = [
@@ -226,6 +254,14 @@ class PictureStudy(Study):
     def devices(self) -> int:  # type: ignore[override]  # nobody sets it
         """Number of people."""
         return len(self.gallery.artists)
+
+    def arms_of(self, package: Package) -> tuple[str, ...]:
+        """With retrieval too, where the base looks at pictures."""
+        if "image_tokens" not in package.manifest.details:
+            return self.arms
+        looking = (BASE, f"{SHARED} + {PRIVATE}")
+        both = ((arm, f"{arm} + {RETRIEVAL}") if arm in looking else (arm,) for arm in self.arms)
+        return tuple(chain.from_iterable(both))
 
     def people(self, package: Package, config: SimulationConfig, folder: Path) -> list[Drawer]:
         """A device for everybody."""

@@ -109,7 +109,7 @@ class _Run:
     ) -> None:
         self.package, self.study, self.config = package, study, config
         self.folder, self.resume, self.progress = folder, resume, progress
-        self.arms = (*study.arms, *([REFERENCE] if config.reference else []))
+        self.arms = (*study.arms_of(package), *([REFERENCE] if config.reference else []))
         self.started = datetime.now(UTC)
         self.seconds: dict[str, float] = {}
         self.rounds: list[dict[str, Any]] = []

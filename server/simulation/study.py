@@ -71,6 +71,10 @@ class Study(ABC):
     notes: ClassVar[tuple[str, ...]] = ()
     glossary: ClassVar[Mapping[str, str]] = {}
 
+    def arms_of(self, package: Package) -> tuple[str, ...]:
+        """The arms that a base can take part in."""
+        return self.arms
+
     @abstractmethod
     def people(
         self, package: Package, config: SimulationConfig, folder: Path

@@ -97,6 +97,13 @@ def generate(
         Optional[float],  # noqa: UP045
         typer.Option(help="How closely a picture follows the prompt."),
     ] = None,
+    like: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="Picture to draw like, up to four; your vault's nearest otherwise."),
+    ] = None,
+    like_strength: Annotated[
+        float, typer.Option(help="How much such pictures count; 0 looks at none.")
+    ] = 1.0,
     out: Annotated[Path, typer.Option(help="File of a picture.")] = Path("picture.png"),
 ) -> None:
     """Generate on this device, with adapters, retrieval, and words for things of your own."""
@@ -108,6 +115,7 @@ def generate(
     from .client.sampling import Sampling
     from .shared.adapters import compose, load_adapter
     from .shared.contexts import Instruction
+    from .shared.pictures import Picture
 
     if vault and documents is not None:
         raise BadInputError("--vault and --documents: retrieve from one of the two")
@@ -127,7 +135,13 @@ def generate(
         how = Generation(max_tokens=max_tokens, stop=tuple(stop or ()), sampling=sampling)
         _write(device, instruction, how, retrieved)
     else:
-        drawing = Drawing(seed=seed, steps=steps, guidance=guidance)
+        drawing = Drawing(
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            references=tuple(Picture.load(path) for path in like or []),
+            reference_strength=like_strength,
+        )
         content = device.generate(instruction, drawing, k=retrieved)
         content.output.save(out)
         console.print(

@@ -82,6 +82,24 @@ def test_a_run_on_pictures_writes_what_it_promises(
     json.loads((tmp_path / "run" / "result.json").read_text())
 
 
+def test_a_base_that_looks_is_told_what_devices_find(
+    looking_package: Package, study: PictureStudy, tmp_path: Path
+) -> None:
+    arms = study.arms_of(looking_package)
+    assert arms[:2] == ("base", "base + retrieval")
+    assert arms[-1] == "shared + private + retrieval"
+    config = SimulationConfig(plan=record_plan(rounds=1, expected_batch=8))
+    (person, _) = study.people(looking_package, config, tmp_path)
+    (alone, found) = (np.concatenate(person.losses([], retrieval=r)) for r in (False, True))
+    assert np.abs(alone - found).max() > 1e-3
+    (plain, told) = (person.make([], 2, retrieval=r)[1] for r in (False, True))
+    assert plain.hits == ()
+    own = {record.id for record in person.device.store}
+    assert len(told.hits) == 4
+    assert {hit.record.id for hit in told.hits} <= own
+    assert not np.array_equal(plain.output.pixels, told.output.pixels)
+
+
 def test_every_simulated_task_is_a_task() -> None:
     assert set(STUDIES) <= set(TASKS)
     with pytest.raises(BadInputError, match=r"'video\.pose' is not"):
