@@ -332,6 +332,7 @@ class Device:
         cost: Callable[[str], int],
         k: int = 4,
         about: bool = True,
+        newest: int = 0,
     ) -> Guidance:
         """What an engine should know about the person for a request, within a budget.
 
@@ -340,6 +341,8 @@ class Device:
             cost: what a text takes of it.
             k: passages at most; 0 personalises nothing.
             about: whether the engine can be told sentences about the person.
+            newest: fill up to so many exemplars with the person's newest records, for engines to
+                which any of them tells something. They are not counted in the budget.
         """
         named = tuple(
             concept
@@ -351,6 +354,10 @@ class Device:
         retriever, person = self._searched()
         hits = retriever.retrieve(request, k)
         known = person.guidance(hits, budget=budget, cost=cost, about=about)
+        if newest:
+            used = [hit.record.id for hit in known.exemplars]
+            more = retriever.newest(min(k, newest) - len(used), without=used)
+            known = replace(known, exemplars=(*known.exemplars, *more))
         return replace(known, concepts=named)
 
     def request(self, instruction: Instruction, how: Any = None, *, k: int = 4) -> Request[Any]:

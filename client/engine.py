@@ -22,8 +22,10 @@ Output_ = TypeVar("Output_", covariant=True)
 class Guide(Protocol):
     """What is known about the person for a request, asked for by the engine that will use it."""
 
-    def __call__(self, *, budget: int, cost: Callable[[str], int], about: bool = True) -> Guidance:
-        """Guidance within a budget; see :meth:`~.user_model.UserModel.guidance`."""
+    def __call__(
+        self, *, budget: int, cost: Callable[[str], int], about: bool = True, newest: int = 0
+    ) -> Guidance:
+        """Guidance within a budget; see :meth:`~.device.Device.guide`."""
         ...
 
 

@@ -240,14 +240,13 @@ class ImageModel(Adaptable):
     def request(self, instruction: Instruction, guide: Guide, how: Drawing | None = None) -> Asked:
         """Prepare a picture, of the person's own things where the prompt names them.
 
-        A base that looks at pictures is shown those of the person's that fit the prompt best,
-        unless ``how`` has others.
+        A base that looks at pictures is shown those of the person's that fit the prompt best, and
+        then the newest, unless ``how`` has others.
         """
         how = how or Drawing()
         looking = self.looks and how.reference_strength > 0 and not how.references
-        guidance = guide(
-            budget=MOST_PICTURES if looking else 0, cost=lambda _: 1, about=False
-        )  # a budget of pictures
+        most = MOST_PICTURES if looking else 0  # a budget of pictures
+        guidance = guide(budget=most, cost=lambda _: 1, about=False, newest=most)
         used, own = self.pictured(guidance.exemplars)
         return Asked(self, instruction.text, how, guidance.concepts, used, own)
 

@@ -7,7 +7,7 @@ A person's store is small, so every passage is scored. Rankings are merged by re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -148,6 +148,19 @@ class Retriever:
         return [
             self._hit(query, int(candidates[i]), float(np.asarray(fused)[i]), ranks) for i in best
         ]
+
+    def newest(self, count: int, without: Collection[str] = ()) -> list[Hit]:
+        """The latest records' first passages, latest first, but for those with an id left out."""
+        ranks = {"recency": _ranks(self._times, np.ones(len(self), bool))}
+        left_out, hits = set(without), list[Hit]()
+        for index in np.argsort(-self._times, kind="stable"):
+            if len(hits) >= count:
+                break
+            hit = self._hit("", int(index), 0.0, ranks)
+            if hit.record.id not in left_out:
+                hits.append(hit)
+                left_out.add(hit.record.id)
+        return hits
 
     def closeness(self, embedder: Embedder, query: str) -> Scores:
         """Cosine of the query's vector with every passage's.

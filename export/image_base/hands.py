@@ -63,7 +63,7 @@ def many_hands(drawings: Drawings, copies: int, seed: int) -> Hands:
 
 def redrawn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Drawings ``(N, 32, 32, 3)`` by another hand, which ``rng`` chooses."""
-    x = pixels.astype(np.float32) / 255
+    x: _Signal = pixels.astype(np.float32) / 255
     grey = x.mean(-1, keepdims=True)
     mixed = np.eye(3) + rng.normal(0, 0.25, (3, 3))
     x = (grey + (x - grey) * rng.uniform(0, 1.6)) @ (mixed / mixed.sum(1, keepdims=True)).T

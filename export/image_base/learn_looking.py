@@ -49,7 +49,7 @@ class LookPlan:
         seed: of everything random.
     """
 
-    steps: int = 400
+    steps: int = 500
     batch: int = 64
     rank: int = 16
     rate: float = 1e-3

@@ -158,9 +158,10 @@ class Drawer(SimulatedPerson):
 
     def _found(self, captions: Sequence[str]) -> list[tuple[tuple[Hit, ...], tuple[Picture, ...]]]:
         """The device's own pictures that fit each caption best, as a request would find them."""
+        most = MOST_PICTURES
         guided = (
             self.device.guide(
-                caption, k=MOST_PICTURES, budget=MOST_PICTURES, cost=lambda _: 1, about=False
+                caption, k=most, budget=most, cost=lambda _: 1, about=False, newest=most
             )
             for caption in captions
         )

@@ -58,7 +58,7 @@ def run(options: Options) -> Report:
     rows: dict[str, list[_Figures]] = {way: [] for way in (NONE, OWN, FOUND, OTHERS)}
     for place, artist in enumerate(artists):
         other = artists[(place + 1) % len(artists)]
-        shown = {
+        shown: dict[str, Sequence[Sequence[Picture]]] = {
             NONE: [[]] * count,
             OWN: _drawn_from(artist, count, place),
             FOUND: _retrieved(model, artist, count),
@@ -77,7 +77,7 @@ def _drawn_from(artist: Artist, count: int, seed: int) -> list[list[Picture]]:
 
 
 def _retrieved(model: ImageModel, artist: Artist, count: int) -> list[list[Picture]]:
-    """What the device finds for each caption; nothing where no word fits."""
+    """What the device finds for each caption, and then its newest pictures."""
     device = Device(model)
     device.remember_all(
         [
@@ -85,8 +85,9 @@ def _retrieved(model: ImageModel, artist: Artist, count: int) -> list[list[Pictu
             for i, p in enumerate(artist.train)
         ]
     )
+    most = MOST_PICTURES
     guided = (
-        device.guide(p.caption, k=MOST_PICTURES, budget=MOST_PICTURES, cost=lambda _: 1)
+        device.guide(p.caption, k=most, budget=most, cost=lambda _: 1, about=False, newest=most)
         for p in artist.held_out[:count]
     )
     return [list(model.pictured(guidance.exemplars)[1]) for guidance in guided]

@@ -104,10 +104,11 @@ def device(model: ImageModel) -> Device:
 
 def test_a_device_draws_like_what_it_finds(device: Device, model: ImageModel) -> None:
     content = device.generate(Instruction(text="box"), quick())
-    assert content.trace.record_ids == ("red",)
-    assert content.trace.reason == "personalised by 1 of the person's own pictures"
-    (expected,) = model.generate(["box"], quick(references=(RED,)))
+    assert content.trace.record_ids == ("red", "bar")  # what fits, then the newest
+    assert content.trace.reason == "personalised by 2 of the person's own pictures"
+    (expected,) = model.generate(["box"], quick(references=(RED, GREEN)))
     assert distance(content.output, expected) == 0
+    assert device.generate(Instruction(text="box"), quick(), k=1).trace.record_ids == ("red",)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,16 @@ def test_what_shares_nothing_with_the_query_is_never_found() -> None:
     }
 
 
+def test_the_newest_are_found_without_a_query() -> None:
+    long = " ".join(f"word{i}" for i in range(400))  # several passages of one record
+    kept = [record("old", 9), record(long, 1), record("middle", 5)]
+    hidden = record("hidden", 0, Consent(train=True))
+    searched = over([*kept, hidden])
+    assert [hit.record for hit in searched.newest(5)] == [kept[1], kept[2], kept[0]]
+    assert [hit.record for hit in searched.newest(1, without=[kept[1].id])] == [kept[2]]
+    assert searched.newest(0) == []
+
+
 def test_a_word_given_twice_counts_once() -> None:
     np.testing.assert_array_equal(
         retriever(*TEXTS)._bm25("cat cat"), retriever(*TEXTS)._bm25("cat")

@@ -89,7 +89,7 @@ def test_without_pictures_the_base_draws_as_before(looking_package: Package) -> 
 def test_strength_scales_what_pictures_add(looking_package: Package) -> None:
     """Keys are normalized, so tokens twice as large add values twice as large."""
     twin = open_image_twin(looking_package)
-    attention = twin.denoiser.blocks[0].attn2  # type: ignore[index]
+    attention = twin.denoiser.blocks[0].attn2  # type: ignore[index,union-attr]
     read = torch.randn(1, 4, WIDTH)
     prompt, looks = torch.randn(1, 6, WIDTH), torch.randn(1, 3, WIDTH)
     with torch.no_grad():
