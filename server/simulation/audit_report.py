@@ -168,7 +168,8 @@ def _against(sections: Sequence[Section]) -> str:
         body = (
             "<p>The claim and the bound of a row are of the same mechanism, which is often one "
             "step, one round or fewer records, and not the whole run: compare along a row only. "
-            "A bound of 0 shows nothing; a bound above its claim would refute it.</p>" + table(heads, rows, {2, 3})
+            "A bound of 0 shows nothing; a bound above its claim would refute it.</p>"
+            + table(heads, rows, {2, 3})
         )
     return section("Claimed ε against what attacks showed", body)
 
