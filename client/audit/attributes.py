@@ -187,7 +187,7 @@ class AttributeAudit:
         shown = accuracy_interval(tried, tried)[0]
         said = (
             f"Had all {tried} guesses been right, an accuracy of {shown:.3f} would be shown; the "
-            f" plan for users allows {most:.3f}"
+            f"plan for users allows {most:.3f}"
         )
         return f"{said}." if shown > most else f"{said}, so this audit could not have refuted it."
 

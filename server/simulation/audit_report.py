@@ -74,6 +74,8 @@ def write_audit_report(
         MissingExtraError: matplotlib is not installed.
     """
     check_result(result)
+    order = {name: place for place, name in enumerate(AUDITS)}
+    sections = sorted(sections, key=lambda one: order.get(one.name, len(order)))
     parts = [
         _answer(result, sections),
         _at_a_glance(sections, reasons),
@@ -165,7 +167,8 @@ def _against(sections: Sequence[Section]) -> str:
         heads = ("Audit", "Attack", "ε claimed", "ε at least", "Verdict", "The bound in full")
         body = (
             "<p>The claim and the bound of a row are of the same mechanism, which is often one "
-            "step or one round and not the whole run: compare along a row only.</p>"
+            "step, one round or fewer records, and not the whole run: compare along a row only. "
+            "A bound of 0 shows nothing; a bound above its claim would refute it.</p>"
             + table(heads, rows, {2, 3})
         )
     return section("Claimed ε against what attacks showed", body)

@@ -36,7 +36,7 @@ __all__ = ["QUICK", "Trained", "candidates"]
 
 _PER_USER = 4
 _HELD_BACK = 8  # public authors whose texts calibrate attacks
-_LEARNED = PrivateTraining(steps=20, learning_rate=1e-2)  # until it knows texts by heart
+_LEARNED = PrivateTraining(steps=24, learning_rate=1e-2)  # until it knows texts by heart
 _SHORT = PrivateTraining(steps=2, batch=8)
 
 
@@ -132,7 +132,7 @@ def _extraction(run: Trained) -> Section:
         twin=TextTwin.of(run.base),
         model=TextModel(run.base),
         directions=run.directions,
-        records=notes(60, np.random.default_rng(0)),
+        records=notes(30, np.random.default_rng(0)),
         plan=run.plan,
         form=run.form,
         rank=run.rank,
@@ -142,7 +142,7 @@ def _extraction(run: Trained) -> Section:
     )
     return _sized(
         audit.section(),
-        "30 secrets among 60 made-up notes; exposure is at most 6 bits, as each is ranked among 63 "
+        "30 secrets among 30 made-up notes; exposure is at most 6 bits, as each is ranked among 63 "
         f"others. The private adapter is trained longer than a run's ({_LEARNED.steps} steps at a "
         f"rate of {_LEARNED.learning_rate:g}), so that there is something to be found.",
     )

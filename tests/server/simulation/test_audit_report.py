@@ -115,14 +115,16 @@ def test_it_shows_claims_bounds_attackers_and_what_was_not_tested(run: Path) -> 
 
 
 def test_every_audit_is_answered_at_a_glance_and_its_claim_is_said_in_words(run: Path) -> None:
-    page = page_of(run, attacked(9.0))
+    early = Section(name="training", title="Training", threat="Anybody.", findings=())
+    page = page_of(run, attacked(9.0), early)
     glance = page.text.partition("At a glance")[2].partition("What was claimed")[0]
     assert "claims whether the ε that was published" in glance
     assert "membership whether adapters or texts show who or what was trained on" in glance
     assert "1 of 1 refuted" in glance
+    assert glance.index("claims") < glance.index("training") < glance.index("membership")
     links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
     assert {link[1:] for link in links} <= {a["id"] for _, a in page.elements if "id" in a}
-    assert len(links) == 2
+    assert len(links) == 3
     odds = math.exp(max(json.loads((run / "result.json").read_text())["epsilon"].values()))
     assert f"multiplies or divides the odds by {odds:.3g} at most" in page.text
     assert "1 of 1 claim did not hold." in page.text
