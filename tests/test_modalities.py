@@ -20,6 +20,7 @@ ENGINES = {  # of one modality, by their purpose; a registry of a room above nam
     "shared/causal_graph.py",
     "shared/diffusion_graph.py",
     "shared/image_networks.py",
+    "shared/image_tokens.py",
     "shared/pictures.py",
     "shared/prompts.py",
     "shared/twin.py",

@@ -4,7 +4,7 @@ The people are the design teams and artists that the base never saw, the caption
 device trains on. *Error* is the denoising error on their own pictures of these captions; it knows
 no tower. *Paired distance* is to the person's own picture of the caption (tower
 ``drawings-looks``), *P* is calibrated style (``drawings-styles``; 0 like anybody, 1 like the
-person), *clip_t* the cosine of picture and caption (``drawings-concepts``). The base looks through
+person; people whom it cannot tell apart are left out), *clip_t* the cosine of picture and caption (``drawings-concepts``). The base looks through
 the tower that these three come from, which flatters them: an error that falls does not.
 """
 
@@ -111,10 +111,11 @@ def _figures(
     errors = model.errors(
         [Picture(pixels) for pixels in own], captions, draws=8, references=references
     )
+    score = personalization(towers.styles, drawn, known, real, others).score
     return _Figures(
         float(errors.mean()),
         paired_distance(towers.looks, drawn, own).value,
-        personalization(towers.styles, drawn, known, real, others).score or 0.0,
+        np.nan if score is None else score,
         clip_t(towers.concepts, drawn, captions).value,
     )
 
@@ -126,7 +127,7 @@ def _pixels(pictures: Sequence[object]) -> Pixels:
 
 def _mean(found: Sequence[_Figures]) -> _Figures:
     columns = [[getattr(one, name) for one in found] for name in _Figures.__annotations__]
-    return _Figures(*(float(np.mean(column)) for column in columns))
+    return _Figures(*(float(np.nanmean(column)) for column in columns))
 
 
 def _report(rows: Mapping[str, _Figures], people: int, captions: int) -> Report:
