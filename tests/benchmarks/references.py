@@ -4,8 +4,9 @@ The people are the design teams and artists that the base never saw, the caption
 device trains on. *Error* is the denoising error on their own pictures of these captions; it knows
 no tower. *Paired distance* is to the person's own picture of the caption (tower
 ``drawings-looks``), *P* is calibrated style (``drawings-styles``; 0 like anybody, 1 like the
-person; people whom it cannot tell apart are left out), *clip_t* the cosine of picture and caption (``drawings-concepts``). The base looks through
-the tower that these three come from, which flatters them: an error that falls does not.
+person; people whom it cannot tell apart are left out), *clip_t* the cosine of picture and caption
+(``drawings-concepts``). The base looks through the tower that these three come from, which flatters
+them: an error that falls does not.
 """
 
 from __future__ import annotations
