@@ -105,6 +105,8 @@ class Asked:
         by = [concept.word for concept in self.concepts]
         if self.own:
             by.append(f"{len(self.own)} of the person's own pictures")
+        elif self.how.references and self.how.reference_strength:
+            by.append(f"{len(self.how.references)} given pictures")
         if not by:
             return "the prompt names nothing of the person's own"
         return f"personalised by {', '.join(by)}"

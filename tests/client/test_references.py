@@ -119,5 +119,6 @@ def test_a_device_draws_like_what_it_finds(device: Device, model: ImageModel) ->
 def test_nothing_is_used_where_nothing_is_to_be_found(device: Device, how: Drawing, k: int) -> None:
     content = device.generate(Instruction(text="box"), how, k=k)
     assert content.trace.record_ids == ()
+    assert ("1 given pictures" in content.trace.reason) == bool(how.references)
     (expected,) = device.model.generate(["box"], how)  # type: ignore[attr-defined]
     assert distance(content.output, expected) == 0
