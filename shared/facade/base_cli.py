@@ -51,8 +51,10 @@ def base_build(
     if source == ENCODER or (Path(source) / "modules.json").is_file():
         _build_encoder(source, force=force)
         return
+    before = installed_bases()
     built = build_base(source, precision, public_text, force=force)
-    console.print(f"built {built.name} in {built}", highlight=False, soft_wrap=True)
+    said = "built already, --force builds it anew:" if built in before and not force else "built"
+    console.print(f"{said} {built.name} in {built}", highlight=False, soft_wrap=True)
 
 
 @base_app.command("fetch")
