@@ -36,6 +36,7 @@ ENGINES = {  # of one modality, by their purpose; a registry of a room above nam
     "server/simulation/lamp.py",
     "server/simulation/picture_tasks.py",
     "server/simulation/picturing.py",
+    "server/simulation/quick_audits.py",
     "server/simulation/subjects.py",
     "server/simulation/writing.py",
 }
