@@ -491,7 +491,7 @@ def _unchecked(extra: Callable[[Any], dict[str, dict[str, Any]]]) -> Callable[[]
     return lambda: patch("locavore.client.app._train", train)
 
 
-def _told(work: Callable[[], Any]) -> Any:
+def _told(work: Callable[[], Any], *, protocol: bool = False) -> Any:
     return work()
 
 
