@@ -173,10 +173,9 @@ def test_a_thing_is_learned_once_and_asked_for_by_its_word(
     assert other.adapters_of("dreambooth") is None
     kind = owner.items[0].caption
     captions = {arm: owner.in_arm(arm).items[0].caption for arm in study.arms}
-    assert captions == {
-        **dict.fromkeys(("base", "shared", "shared + private"), kind),
-        **dict.fromkeys(WAYS, "<mine>"),
-    }
+    expected: dict[str, str] = dict.fromkeys(("base", "shared", "shared + private"), kind)
+    expected.update(dict.fromkeys(WAYS, "<mine>"))
+    assert captions == expected
     assert owner.adapters_of("textual-inversion") == []
     (adapter,) = owner.adapters_of("dreambooth") or []
     bare = owner.in_arm("base").losses([])
