@@ -146,7 +146,7 @@ def test_what_a_simulation_trains_is_drawn_by_diffusers(
         load_adapter(tmp_path / "run" / "shared"),
         load_adapter(tmp_path / "run" / "devices" / "night" / "private"),
     )
-    how = Drawing(steps=6, guidance=3.0, seed=5)
+    how = Drawing(steps=6, guidance=3.0, seed=5, guide="adapted")
     bare = np.stack([picture.pixels for picture in model.generate(PROMPTS, how)]).astype(float)
     model.attach(trained)
     drawn = model.generate(PROMPTS, how)
