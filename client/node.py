@@ -72,6 +72,7 @@ _log = logging.getLogger("locavore.client")
 _ENVELOPE_BYTES = 1 << 16  # that protobuf puts around a message's parts
 _FAILURES = (httpx.HTTPError, WireError, ValueError, IndexError)  # also no answer of Flower's
 _OBJECT_TRIES = 5  # for a part that its sender has not laid out yet
+_SERVER_ERRORS = 5  # over one message: a server that was killed knows it no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ class _Pending:
     head: Message
     tree: ObjectTree
     reply: Message | None = None
+    errors: int = 0  # that the server answered with
 
 
 class EmbeddedNode:
@@ -230,7 +232,8 @@ class EmbeddedNode:
         """Answer one message, if there is one.
 
         Flower hands a message out once: where the connection fails before it is answered, it is
-        kept and gone on with.
+        kept and gone on with. Where the server itself fails at it again and again, it is given up:
+        one that was killed and is back has lost what it had not sent yet.
         """
         node = self._node()
         if self._pending is None:
@@ -246,9 +249,15 @@ class EmbeddedNode:
             self._push(node, self._pending.reply)
             self.answered += 1
         except httpx.HTTPStatusError as error:
-            if error.response.status_code != httpx.codes.FORBIDDEN:
+            if error.response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+                self._pending.errors += 1
+                if self._pending.errors < _SERVER_ERRORS:
+                    raise
+                _log.warning("run %d: a message is given up: %s", head.metadata.run_id, error)
+            elif error.response.status_code == httpx.codes.FORBIDDEN:
+                _log.info("run %d is over: nothing is answered in it", head.metadata.run_id)
+            else:
                 raise
-            _log.info("run %d is over: nothing is answered in it", head.metadata.run_id)
         self._pending = None
         return True
 

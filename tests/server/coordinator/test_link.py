@@ -325,6 +325,30 @@ def test_a_connection_that_breaks_loses_no_reply(tmp_path: Path) -> None:
     assert fleet.devices[2].trained == [1]
 
 
+def test_a_message_that_its_server_has_lost_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Fleet(fewest=3)
+    deployed = Deployed(fleet, tmp_path)
+    lost: list[str] = []
+    with serving(deployed.link.fleet()) as port, deployed.nodes(port) as nodes:
+        pull = nodes[2]._fleet.PullObject
+
+        def losing(request: Any) -> Any:
+            if len(lost) < 5:
+                lost.append(request.object_id)
+                asked = httpx.Request("POST", f"http://127.0.0.1:{port}")
+                raise httpx.HTTPStatusError("lost", request=asked, response=httpx.Response(500))
+            return pull(request)
+
+        nodes[2]._fleet.PullObject = losing
+        deployed.run(rounds=2, reply_timeout_s=5.0)
+    assert [report.averaged for report in fleet.reports] == [4, 5]
+    assert fleet.devices[2].trained == [2]
+    assert len(set(lost)) == 1
+    assert "a message is given up" in caplog.text
+
+
 def test_a_message_of_a_round_that_is_over_is_not_handed_out(tmp_path: Path) -> None:
     fleet = Fleet(fewest=3)
     deployed = Deployed(fleet, tmp_path)
