@@ -68,7 +68,7 @@ class SubjectTraining:
     batch: int = 4
     learning_rate: float = 3e-3
     prior: int = 32
-    prior_weight: float = 1.0
+    prior_weight: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
