@@ -203,12 +203,22 @@ def _sized(section: Section, size: str) -> Section:
     return replace(section, untested=(small, *section.untested))
 
 
-QUICK: Mapping[str, Callable[[Trained], Section]] = {
+def _of_texts(attack: Callable[[Trained], Section]) -> Callable[[Trained], Section | str]:
+    def made(run: Trained) -> Section | str:
+        modality = run.base.manifest.modality
+        if modality != "text":
+            return f"attacked by texts alone, and the run's base makes {modality}s"
+        return attack(run)
+
+    return made
+
+
+QUICK: Mapping[str, Callable[[Trained], Section | str]] = {
     "training": _training,
-    "membership": _membership,
-    "update": _update,
-    "extraction": _extraction,
-    "retrieval": _retrieval,
-    "attributes": _attributes,
+    "membership": _of_texts(_membership),
+    "update": _of_texts(_update),
+    "extraction": _of_texts(_extraction),
+    "retrieval": _of_texts(_retrieval),
+    "attributes": _of_texts(_attributes),
 }
-"""By name, the audits that need a run's base."""
+"""By name, the audits that need a run's base: a section, or why it cannot be made of that base."""

@@ -181,9 +181,6 @@ def _attack(name: str) -> Callable[[FinishedRun], Section | str]:
         trained = run.trained
         if isinstance(trained, str):
             return trained
-        modality = trained.base.manifest.modality
-        if modality != "text" and name != "training":
-            return f"attacked by texts alone, and the run's base makes {modality}s"
         try:
             return QUICK[name](trained)
         except BadInputError as error:  # a kind of plan that it does not know

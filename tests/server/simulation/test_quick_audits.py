@@ -30,6 +30,7 @@ PLAN = record_plan(clip=1.0, expected_batch=4, rounds=2)
 @pytest.mark.parametrize("name", [name for name in QUICK if name != "training"])
 def test_a_quick_audit_says_its_size_and_refutes_no_true_claim(name: str, package: Package) -> None:
     section = QUICK[name](Trained(package, PLAN, "core", 2))
+    assert isinstance(section, Section)
     assert section.name == name
     assert all(finding.holds for finding in section.findings)
     assert section.untested[0].startswith("A quick audit: ")
